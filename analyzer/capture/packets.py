@@ -1,0 +1,245 @@
+"""PacketTable: the only currency between the capture engines and everything above them.
+
+One row is one TCP packet (an IP datagram put together again from its fragments counts as one row, at the frame of
+its first fragment). ICMP errors that quote a TCP packet travel beside it as a list, because they are few.
+
+An engine is anything that fills this table; one test demands equal tables from all engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+FIN, SYN, RST, PSH, ACK, URG = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+
+# Name -> (dtype, meaning). IPv4 addresses are kept as IPv4-mapped IPv6 (RFC 4291 2.5.5.2): hi = 0, lo = 0xffff<<32 | address.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "time_ns": ("i8", "capture time, nanoseconds since 1970-01-01 UTC"),
+    "capture": ("u2", "capture id, from 1"),
+    "frame": ("i8", "frame number in its capture, from 1, as Wireshark counts"),
+    "interface": ("u2", "pcapng interface id within its section; 0 in pcap"),
+    "outgoing": ("i1", "1 sent by the capturing host, 0 received, -1 unknown (SLL packet type, pcapng epb_flags)"),
+    "frame_bytes": ("i4", "length of the frame on the wire (original length)"),
+    "captured_bytes": ("i4", "bytes of the frame present in the capture"),
+    "ip_version": ("u1", "4 or 6; of the innermost IP header that carries the TCP header"),
+    "src_hi": ("u8", "source address, high 64 bits"),
+    "src_lo": ("u8", "source address, low 64 bits"),
+    "dst_hi": ("u8", "destination address, high 64 bits"),
+    "dst_lo": ("u8", "destination address, low 64 bits"),
+    "ip_id": ("u2", "IPv4 identification; 0 for IPv6"),
+    "ttl": ("u1", "time to live / hop limit"),
+    "df": ("?", "don't fragment; always true for IPv6 (RFC 8200: routers never fragment)"),
+    "ip_bytes": ("i4", "length of the IP packet, headers included; taken from the frame where the header says 0 (TSO)"),
+    "fragments": ("u1", "0 = the packet was not fragmented; else the number of fragments seen"),
+    "fragment_bytes": ("i4", "largest fragment as an IP packet; 0 when not fragmented"),
+    "tunnel_depth": ("u1", "IP headers (or MPLS/PPPoE shims do not count) outside this one"),
+    "outer_bytes": ("i4", "length of the outermost IP packet; 0 when there is no tunnel"),
+    "src_port": ("u2", "TCP source port"),
+    "dst_port": ("u2", "TCP destination port"),
+    "seq": ("u4", "TCP sequence number as sent"),
+    "ack": ("u4", "TCP acknowledgment number as sent"),
+    "flags": ("u2", "TCP flags, low 8 bits (CWR ECE URG ACK PSH RST SYN FIN)"),
+    "window": ("u2", "TCP window as sent, not scaled"),
+    "payload_bytes": ("i4", "TCP payload length on the wire (may be more than was captured)"),
+    "has_ts": ("?", "TCP timestamps option present"),
+    "ts_val": ("u4", "TCP timestamp value; 0 when absent"),
+    "ts_ecr": ("u4", "TCP timestamp echo reply; 0 when absent"),
+    "mss": ("u2", "MSS option; 0 when absent"),
+    "window_scale": ("i1", "window scale option; -1 when absent"),
+    "sack_permitted": ("?", "SACK-permitted option present"),
+    "sack_at": ("i4", "row of the first block in sack_blocks; 0 when there is none"),
+    "sack_count": ("u1", "number of SACK blocks"),
+    "buffer": ("u1", "which of `buffers` holds the bytes"),
+    "ip_at": ("i8", "offset of the IP header in that buffer (of the first fragment)"),
+    "payload_at": ("i8", "offset of the TCP payload in that buffer"),
+    "payload_captured": ("i4", "payload bytes present in that buffer, from payload_at on"),
+}
+
+
+def address_text(hi: int, lo: int) -> str:
+    """The printable form of an address held as two 64-bit halves (RFC 5952 for IPv6)."""
+    if hi == 0 and lo >> 32 == 0xFFFF:
+        return str(IPv4Address(lo & 0xFFFFFFFF))
+    return str(IPv6Address(hi << 64 | lo))
+
+
+@dataclass(slots=True)
+class PacketTable:
+    """Columns of equal length, as `COLUMNS` describes them; rows in capture order.
+
+    `buffers` hold the raw bytes that `ip_at` and `payload_at` point into. They belong to the window that is being read:
+    whoever keeps rows for longer calls `detach`.
+    """
+
+    columns: dict[str, Array]
+    sack_blocks: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty((0, 2), np.uint32))
+    buffers: tuple[npt.NDArray[np.uint8], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.columns["time_ns"])
+
+    def __getattr__(self, name: str) -> Array:
+        # Only reached when normal lookup fails: the names in COLUMNS.
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, rows: Any) -> PacketTable:
+        """A table of the chosen rows (index array, mask or slice); buffers and SACK blocks are shared."""
+        return PacketTable({k: v[rows] for k, v in self.columns.items()}, self.sack_blocks, self.buffers)
+
+    def payload(self, row: int) -> bytes:
+        """The captured payload bytes of one row (may be fewer than `payload_bytes`)."""
+        at, n = int(self.columns["payload_at"][row]), int(self.columns["payload_captured"][row])
+        return self.buffers[int(self.columns["buffer"][row])][at : at + n].tobytes() if n else b""
+
+    def packet(self, row: int) -> bytes:
+        """The captured bytes of one row from its IP header to the end of its TCP payload."""
+        at = int(self.columns["ip_at"][row])
+        end = int(self.columns["payload_at"][row]) + int(self.columns["payload_captured"][row])
+        return self.buffers[int(self.columns["buffer"][row])][at:end].tobytes()
+
+    def sacks(self, row: int) -> list[tuple[int, int]]:
+        """SACK blocks of one row as (left, right) sequence numbers (RFC 2018)."""
+        at, n = int(self.columns["sack_at"][row]), int(self.columns["sack_count"][row])
+        return [(int(a), int(b)) for a, b in self.sack_blocks[at : at + n]]
+
+    def detach(self) -> PacketTable:
+        """A copy whose bytes live in one private buffer, so that the window can be let go."""
+        n = len(self)
+        cols = {k: v.copy() for k, v in self.columns.items()}
+        if not n:
+            return PacketTable(cols)
+        start = cols["ip_at"]
+        size = np.maximum(cols["payload_at"] + cols["payload_captured"] - start, 0)
+        at = np.zeros(n, np.int64)
+        np.cumsum(size[:-1], out=at[1:])
+        arena = np.empty(int(size.sum()), np.uint8)
+        for b, buf in enumerate(self.buffers):
+            for i in np.flatnonzero(cols["buffer"] == b):
+                arena[at[i] : at[i] + size[i]] = buf[start[i] : start[i] + size[i]]
+        cols["payload_at"] = cols["payload_at"] - start + at
+        cols["ip_at"] = at
+        cols["buffer"] = np.zeros(n, np.uint8)
+        sacks, cols["sack_at"] = _take_blocks(self.sack_blocks, cols["sack_at"], cols["sack_count"])
+        return PacketTable(cols, sacks, (arena,))
+
+    @staticmethod
+    def empty() -> PacketTable:
+        return PacketTable({k: np.empty(0, dtype) for k, (dtype, _) in COLUMNS.items()})
+
+    @staticmethod
+    def concat(tables: Sequence[PacketTable]) -> PacketTable:
+        """One table after the other; rows are not sorted."""
+        tables = [t for t in tables if len(t)]
+        if not tables:
+            return PacketTable.empty()
+        if len(tables) == 1:
+            return tables[0]
+        buffers: list[npt.NDArray[np.uint8]] = []
+        parts: dict[str, list[Array]] = {k: [] for k in COLUMNS}
+        blocks_before = 0
+        for t in tables:
+            where = []
+            for buf in t.buffers:
+                known = next((i for i, b in enumerate(buffers) if b is buf), None)
+                if known is None:
+                    known = len(buffers)
+                    buffers.append(buf)
+                where.append(known)
+            for k in COLUMNS:
+                col = t.columns[k]
+                if k == "buffer":
+                    col = np.asarray(where, np.uint8)[col]
+                elif k == "sack_at" and blocks_before:
+                    col = np.where(t.columns["sack_count"] > 0, col + np.int32(blocks_before), 0).astype(np.int32)
+                parts[k].append(col)
+            blocks_before += len(t.sack_blocks)
+        return PacketTable(
+            {k: np.concatenate(v) for k, v in parts.items()},
+            np.concatenate([t.sack_blocks for t in tables]),
+            tuple(buffers),
+        )
+
+
+def _take_blocks(
+    blocks: npt.NDArray[np.uint32], at: Array, count: Array
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]:
+    """The SACK blocks of the chosen rows, packed; and where each row's blocks now begin."""
+    new_at = np.zeros(len(at), np.int32)
+    new_at[1:] = np.cumsum(count[:-1], dtype=np.int64)
+    rows = np.repeat(at.astype(np.int64) - new_at, count) + np.arange(int(count.sum()))
+    return blocks[rows], np.where(count > 0, new_at, 0).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class IcmpError:
+    """An ICMP or ICMPv6 error that quotes a TCP packet (RFC 792, RFC 4443).
+
+    Addresses are 128-bit integers, IPv4 as IPv4-mapped IPv6. `mtu` is the next-hop MTU of a "fragmentation needed"
+    (type 3 code 4, RFC 1191 section 4; 0 = a router older than the RFC) or Packet Too Big (type 2), else None.
+    Quoted fields are None where the quote is too short to tell.
+    """
+
+    time_ns: int
+    capture: int
+    frame: int
+    outgoing: int
+    ip_version: int
+    type: int
+    code: int
+    mtu: int | None
+    src: int
+    dst: int
+    ttl: int
+    quoted_src: int
+    quoted_dst: int
+    quoted_src_port: int | None
+    quoted_dst_port: int | None
+    quoted_seq: int | None
+    quoted_ip_bytes: int | None
+    quoted_df: bool | None
+
+    @property
+    def is_too_big(self) -> bool:
+        return (self.type, self.code) == (3, 4) if self.ip_version == 4 else self.type == 2
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one window of a capture gave: TCP rows, ICMP errors, and what was not kept."""
+
+    packets: PacketTable
+    icmp: list[IcmpError]
+    last_time_ns: int | None  # the capture's clock at the end of the window (of any packet), None for an empty one
+    counts: dict[str, int] = field(default_factory=dict)  # frames read; "not-ip", "not-tcp", "undecodable", ...
+    tcp_ports: npt.NDArray[np.int64] | None = None  # packets per lower TCP port of what was not kept, length 65536
+
+
+@dataclass(slots=True)
+class CaptureInfo:
+    """What is known of one capture file once it has been read (grows while it is read)."""
+
+    id: int
+    path: str
+    format: str = ""
+    link_types: list[str] = field(default_factory=list)
+    frames: int = 0
+    bytes: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+    snaplen: int | None = None
+    complete: bool = True
+    problems: list[str] = field(default_factory=list)
+
+
+Batches = Iterator[Batch]
