@@ -1,0 +1,70 @@
+# make demo    the diagnosis of sample_pcaps/incident.pcapng; its outputs stay in build/demo/
+# make test    every test
+# Both set up all they need: the virtual environment .venv, and tshark where apt can be used.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SUDO   := $(shell [ "$$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null && echo "sudo -n"; })
+CAN_APT := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; } && echo yes)
+APT    := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
+
+.PHONY: help venv tshark demo test lint lab lab-score bench fuzz notebooks clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo | test | lint | lab | lab-score | bench | fuzz | notebooks | venv | tshark | clean"
+
+venv: $(READY)
+
+# A stamp, and not the folder, says that the environment is whole: a venv that failed leaves half a folder behind.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "smtpscope needs Python 3.11 or newer as $(PYTHON) (or say: make PYTHON=python3.12 ...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { [ -n "$(CAN_APT)" ] && { $(APT) update || true; $(APT) install -y --no-install-recommends python3-venv >/dev/null; }; } || \
+	  { echo "$(PYTHON) comes without venv. Type this, then try again:  sudo apt-get install python3-venv" >&2; exit 1; }
+	@[ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# tshark is the second opinion, and the reader of other file formats; without it everything else works.
+tshark:
+	@command -v tshark >/dev/null || { \
+	  if [ -n "$(CAN_APT)" ]; then $(APT) update || true; $(APT) install -y --no-install-recommends tshark >/dev/null; fi; \
+	  command -v tshark >/dev/null || echo "warning: no tshark; what needs it is skipped (sudo apt-get install tshark)" >&2; }
+
+demo: venv
+	@mkdir -p build/demo
+	@$(BIN)/smtpscope analyze sample_pcaps/incident.pcapng --plots build/demo/plots
+	@$(BIN)/smtpscope analyze sample_pcaps/incident.pcapng --quiet --json build/demo/incident.json
+	@echo; echo "More in build/demo/:"; ls build/demo build/demo/plots | sed 's/^/  /'
+
+test: venv tshark
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The laboratory makes the samples: network namespaces, real mailers, tcpdump. Needs root.
+lab: venv
+	$(SUDO) $(abspath $(BIN)/python) -m sample_pcaps.lab
+
+lab-score: venv
+	$(BIN)/python -m sample_pcaps.lab.score
+
+bench: venv tshark
+	$(BIN)/python tests/bench/run.py
+
+fuzz: venv
+	$(BIN)/python tests/fuzz/run.py
+
+notebooks: venv
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Bytes on disk to packet columns: sources, framing, and the engines that fill the PacketTable."""

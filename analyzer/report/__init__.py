@@ -1,0 +1,1 @@
+"""Pure functions of a Case: text, JSON, plots and the other formats."""

@@ -1,0 +1,1 @@
+"""The dialogue: lines, direction and time in; commands, replies and messages out. No I/O, knows no packet."""
