@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""Record the sample captures with real TCP stacks and real mailers.
+
+    python3 sample_pcaps/lab/run.py [SCENARIO...|--all|--list|--install] [--out DIR] [--jobs N] [--publish]
+
+Needs root and Linux. Every scenario runs in network namespaces of its own; a scenario whose result is complete is
+skipped, so a run can be broken off and started again. `--publish` copies the accepted captures into sample_pcaps/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mta
+from scenarios import SCENARIOS, Scenario, View
+from topology import Network
+
+SAMPLES = Path(__file__).resolve().parents[1]
+RULES = """pmtud-black-hole icmp-frag-needed-ignored black-hole-recovered pmtud-working suspicious-icmp path-outage packet-loss receiver-stalled
+split-terminator pix-workaround masked-banner esmtp-inspection starttls-stripped end-of-data-timeout lost-after-data duplicate-delivery
+size-dependent-delivery small-mss df-off""".split()
+MAIL_PORTS = {"25", "465", "587", "2525"}
+SAMPLE_LIMIT, LOG_LIMIT = 1_000_000, 20_000
+
+
+# ---- an independent reader: tshark ------------------------------------------------------------------
+@dataclass
+class Seen:
+    """What tshark counts in one capture; the names are those of the scenarios' checks."""
+
+    packets: int = 0
+    resends: int = 0
+    """Most often sent again: how many times beyond the first, one sequence number with data of one sender."""
+    resends_server: int = 0
+    largest: int = 0
+    """Largest IP packet with TCP in it."""
+    icmp: int = 0
+    """Fragmentation needed / packet too big."""
+    zero_windows: int = 0
+    hole: bool = False
+    """A sequence number of the client jumps over bytes never seen."""
+    connections: int = 0
+    data_bytes: int = 0
+    seconds: float = 0
+
+
+FIELDS = ["frame.time_relative", "tcp.stream", "ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport", "tcp.seq_raw",
+          "tcp.len", "ip.len", "ipv6.plen", "icmp.type", "icmp.code", "icmpv6.type", "tcp.window_size_value", "tcp.flags.syn", "tcp.flags.reset"]
+
+
+def rows_of(capture: Path) -> list[dict[str, str]]:
+    argv = ["tshark", "-n", "-r", str(capture), "-T", "fields", "-E", "occurrence=a", "-E", "aggregator=,", "-o", "tcp.desegment_tcp_streams:FALSE"]
+    for name in FIELDS:
+        argv += ["-e", name]
+    out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return [dict(zip(FIELDS, line.split("\t"), strict=True)) for line in out.splitlines()]
+
+
+def last(value: str) -> str:
+    """Of a tunnelled packet's addresses, the innermost."""
+    return value.rsplit(",", 1)[-1]
+
+
+def endpoints(row: dict[str, str]) -> tuple[str, str, str, str]:
+    """Client address, client port, server address, server port."""
+    a = (last(row["ipv6.src"] or row["ip.src"]), last(row["tcp.srcport"]))
+    b = (last(row["ipv6.dst"] or row["ip.dst"]), last(row["tcp.dstport"]))
+    return (*b, *a) if a[1] in MAIL_PORTS or int(a[1]) < int(b[1]) and b[1] not in MAIL_PORTS else (*a, *b)
+
+
+def is_too_big(row: dict[str, str]) -> bool:
+    return (row["icmp.type"] == "3" and row["icmp.code"] == "4") or row["icmpv6.type"] == "2"
+
+
+def look(capture: Path) -> tuple[Seen, list[tuple[str, str, str, str]]]:
+    """Count; and the connections in order of their first packet."""
+    seen, sent, streams = Seen(), Counter(), {}
+    reach: dict[tuple[str, str], int] = {}
+    for row in rows_of(capture):
+        seen.packets += 1
+        seen.seconds = float(row["frame.time_relative"])
+        if row["icmp.type"] or row["icmpv6.type"]:
+            seen.icmp += is_too_big(row)
+            continue
+        if not row["tcp.stream"]:
+            continue
+        streams.setdefault(row["tcp.stream"], endpoints(row))
+        sizes = [int(n) for n in row["ip.len"].split(",") if n] + [int(n) + 40 for n in row["ipv6.plen"].split(",") if n]
+        seen.largest = max([seen.largest, *sizes[-1:]])
+        length, start = int(row["tcp.len"] or 0), int(row["tcp.seq_raw"])
+        port = last(row["tcp.srcport"])
+        seen.zero_windows += row["tcp.window_size_value"] == "0" and row["tcp.flags.reset"] in ("0", "False")
+        if length > 0:
+            sent[row["tcp.stream"], port, start] += 1
+            seen.data_bytes += length
+        key = (row["tcp.stream"], port)
+        if key in reach and start > reach[key] and start - reach[key] < 1 << 30 and port not in MAIL_PORTS:
+            seen.hole = True
+        reach[key] = max(reach.get(key, 0), start + length + (row["tcp.flags.syn"] in ("1", "True")))
+    for (_stream, port, _start), times in sent.items():
+        if port in MAIL_PORTS:
+            seen.resends_server = max(seen.resends_server, times - 1)
+        else:
+            seen.resends = max(seen.resends, times - 1)
+    seen.connections = len(streams)
+    return seen, list(streams.values())
+
+
+# ---- making one happen ------------------------------------------------------------------------------
+class NotAsPlanned(Exception):
+    """The recording is not what the scenario promises; nothing is accepted."""
+
+
+def record(scenario: Scenario, out: Path, tag: str) -> None:
+    folder = out / scenario.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tls = mta.make_certificate(folder) if scenario.tls else {}
+    with Network(tag, scenario.path, folder) as net:
+        settings = dict(scenario.receiver_settings)
+        if scenario.tls:
+            settings |= {"smtpd_tls_security_level": "may", **tls} if scenario.receiver == "postfix" else tls
+        server = mta.receiver(net, scenario.receiver, settings)
+        sender = mta.SENDERS[scenario.sender](net, dict(scenario.sender_settings), scenario.server)
+        files = {name: folder / f"{scenario.name}.{name}.pcap{'ng' if view.pcapng else ''}" for name, view in scenario.views.items()}
+        running = [net.capture(view.node, view.interface, files[name], snaplen=view.snaplen, link_type=view.link_type,
+                               filter_=view.filter_, pcapng=view.pcapng) for name, view in scenario.views.items()]
+        timers = [threading.Timer(after, event, (net,)) for after, event in scenario.events]
+        for timer in timers:
+            timer.start()
+        if scenario.drive:
+            connections = scenario.drive(net, sender, scenario)
+        elif scenario.sender == "postfix":
+            connections = sender.send(list(scenario.mails), scenario.limit_s, scenario.attempts)
+        else:
+            connections = sender.send(list(scenario.mails), scenario.limit_s)
+        time.sleep(scenario.after_s)
+        for timer in timers:
+            timer.cancel()
+        for capture in running:
+            net.stop(capture)
+        sender.stop()
+        server.stop()
+    (folder / "maillog").write_text(maillog(sender.log, server.log))
+    if scenario.expect and not eval(scenario.expect, {"c": connections}):  # noqa: S307 - our own expression
+        raise NotAsPlanned(f"the sender says {json.dumps(connections)[:600]}")
+    result = {"scenario": scenario.name, "recorded": datetime.date.today().isoformat(), "connections": connections,
+              "versions": mta.versions(), "kernel": f"{platform.system()} {platform.release()}", "views": {}}
+    problems = []
+    for name, view in scenario.views.items():
+        trim(files[name], view)
+        seen, streams = look(files[name])
+        result["views"][name] = {"file": files[name].name, "seen": asdict(seen), "streams": streams}
+        if view.check and not eval(view.check, {}, vars(seen)):  # noqa: S307 - our own expression
+            problems.append(f"{name}: not ({view.check}): {seen}")
+    if problems:
+        raise NotAsPlanned("; ".join(problems))
+    (folder / "result.json").write_text(json.dumps(result, indent=1))
+
+
+def trim(capture: Path, view: View) -> None:
+    """Keep only the part of the recording that the scenario asks for: captures are started late and stopped early."""
+    begin, end = view.cut
+    if begin is None and end is None:
+        return
+    times = [float(row["frame.time_relative"]) for row in rows_of(capture)]
+    keep = [n for n, t in enumerate(times, 1) if t >= (begin or 0) and (end is None or t <= end)]
+    part = capture.with_suffix(".part")
+    kind = "pcapng" if view.pcapng else "pcap"
+    subprocess.run(["editcap", "-F", kind, "-r", str(capture), str(part), f"{keep[0]}-{keep[-1]}"], check=True, capture_output=True)
+    part.replace(capture)
+
+
+def maillog(sender: Path, receiver: Path) -> str:
+    """Both sides' own words, without start-up noise and machine paths."""
+    text = ""
+    for side, log in (("sender", sender), ("receiver", receiver)):
+        if log.exists():
+            text += f"# {side}\n" + "".join(
+                line + "\n" for line in log.read_text(errors="replace").splitlines()
+                if not re.search(r"postfix-script|postfix/master|/tmp/|warning: symlink|postlogd", line))
+    return text
+
+
+# ---- publishing -------------------------------------------------------------------------------------
+def truth(scenario: Scenario, view: View, streams: list[list[str]], connections: list[dict]) -> dict:
+    """Outcomes in order of first packet: the k-th connection to a server is the k-th that the sender reports for it."""
+    left = list(connections)
+    outcomes = []
+    for client_ip, client_port, server_ip, _port in streams:
+        match = next((c for c in left if c["client_port"] == int(client_port)), None) or next(
+            (c for c in left if c["server_ip"] == server_ip and c["client_port"] is None), None)
+        if match:
+            left.remove(match)
+        outcomes.append({"client_ip": client_ip, "client_port": int(client_port), "server_ip": server_ip,
+                         "mails": match["mails"] if match else []})
+    finds = [{"rule": f.rule, "role": f.role, "sender": f.sender, "receiver": f.receiver, "path_mtu": f.path_mtu,
+              "connections": f.connections, **f.extra} for f in view.finds]
+    wanted = {f["rule"] for f in finds}
+    return {"outcomes": outcomes, "diagnosis": finds, "forbidden": [r for r in RULES if r not in wanted and r not in view.allowed],
+            "allowed": sorted(set(view.allowed) - wanted)}
+
+
+def parameters(scenario: Scenario) -> dict:
+    p = scenario.path
+    sysctl = {k.rsplit(".", 1)[-1]: v for k, v in p.sysctl.items()}
+    widest = min(p.host_mtu, p.receiver_mtu, 1450 if p.vxlan else 9999, *p.mtu_to.values())
+    values = {
+        "path_mtu": min(filter(None, (p.mtu, p.mtu_near, widest))), "path_mtu_reverse": min(filter(None, (p.mtu_back, widest))),
+        "host_mtu": p.host_mtu, "icmp": p.icmp, "loss": p.loss or None, "loss_reverse": p.loss_back or None, "rtt_ms": p.rtt_ms,
+        "offload": p.offload, "ip_version": 6 if ":" in scenario.server else 4, "sack": sysctl.get("tcp_sack", "1") == "1",
+        "timestamps": sysctl.get("tcp_timestamps", "1") == "1", "mtu_probing": int(sysctl.get("tcp_mtu_probing", "0")),
+        "congestion_control": p.congestion, "nat": p.nat, "relay": p.relay or None, "vxlan": p.vxlan,
+        "rules": {k: v for k, v in (("sender", p.sender_drop), ("r1", p.r1_rule), ("r2", p.r2_rule)) if v},
+        "mtu_to": p.mtu_to, "sysctl": p.sysctl, "sysctl_receiver": p.sysctl_receiver,
+        "mail_sizes": sorted({m.size for m in scenario.mails}), "sender_settings": scenario.sender_settings,
+        "receiver_settings": {k: v for k, v in scenario.receiver_settings.items() if "file" not in k}}
+    return {k: v for k, v in values.items() if v not in ({}, None) or k == "path_mtu"}
+
+
+def publish(scenario: Scenario, out: Path) -> int:
+    folder = out / scenario.name
+    result = json.loads((folder / "result.json").read_text())
+    software = result["versions"]
+    total = 0
+    for name, view in scenario.views.items():
+        recorded = result["views"][name]
+        capture = folder / recorded["file"]
+        if capture.stat().st_size > SAMPLE_LIMIT:
+            print(f"{capture.name}: {capture.stat().st_size} bytes, too large for a sample", file=sys.stderr)
+            continue
+        target = SAMPLES / capture.name
+        shutil.copyfile(capture, target)
+        total += target.stat().st_size
+        sidecar = SAMPLES / f"{scenario.name}.{name}.json"
+        old = json.loads(sidecar.read_text()) if sidecar.exists() else {}
+        document = {
+            "shows": view.shows or scenario.shows, "scenario": scenario.name, "vantage": name, "captured_on": f"{view.node} {view.interface}",
+            "made_by": f"python3 sample_pcaps/lab/run.py {scenario.name} --publish", "kernel": result["kernel"],
+            "mta": {"sender": software[scenario.sender], "receiver": software[scenario.receiver], "capture": software["tcpdump"]},
+            "recorded": result["recorded"], "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+            "parameters": parameters(scenario) | ({"snaplen": view.snaplen} if view.snaplen else {}),
+            "truth": truth(scenario, view, recorded["streams"], result["connections"])}
+        if "findings" in old and old.get("sha256") == document["sha256"]:
+            document["findings"] = old["findings"]
+        sidecar.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    log = folder / "maillog"
+    if 0 < log.stat().st_size <= LOG_LIMIT:
+        shutil.copyfile(log, SAMPLES / f"{scenario.name}.maillog")
+    return total
+
+
+# ---- command line -----------------------------------------------------------------------------------
+def complete(scenario: Scenario, out: Path) -> bool:
+    return (out / scenario.name / "result.json").exists()
+
+
+def attempt(scenario: Scenario, out: Path, tag: str, tries: int = 3) -> str:
+    for number in range(1, tries + 1):
+        try:
+            record(scenario, out, tag)
+            return ""
+        except NotAsPlanned as problem:
+            failure = f"not as planned (try {number}): {problem}"
+        except Exception:
+            failure = traceback.format_exc()
+        print(f"{scenario.name}: {failure}", file=sys.stderr, flush=True)
+    return failure
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenario", nargs="*")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--install", action="store_true", help="install the mailers and tools that the lab needs (Debian)")
+    parser.add_argument("--out", type=Path, default=Path("/tmp/lab-out"))
+    parser.add_argument("--jobs", type=int, default=12)
+    parser.add_argument("--tries", type=int, default=2)
+    parser.add_argument("--publish", action="store_true", help="copy accepted captures and their sidecars into sample_pcaps/")
+    options = parser.parse_args()
+    known = {s.name: s for s in SCENARIOS}
+    if options.list:
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:32} {scenario.shows}")
+        return 0
+    if options.install:
+        mta.install()
+    unknown = [n for n in options.scenario if n not in known]
+    if unknown:
+        parser.error(f"unknown scenario: {', '.join(unknown)} (see --list)")
+    wanted = SCENARIOS if options.all else [known[n] for n in options.scenario]
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = {pool.submit(attempt, s, options.out, f"{n}", options.tries): s for n, s in enumerate(SCENARIOS)
+                if s in wanted and not complete(s, options.out)}
+        for job in as_completed(jobs):
+            scenario, problem = jobs[job], job.result()
+            print(f"{scenario.name}: {'FAILED' if problem else 'recorded'}", flush=True)
+            failed += [scenario.name] if problem else []
+    if options.publish:
+        size = sum(publish(s, options.out) for s in wanted if complete(s, options.out))
+        print(f"published {size} bytes")
+    if failed:
+        print("failed: " + " ".join(sorted(failed)), file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
