@@ -51,10 +51,11 @@ lint: venv
 
 # The laboratory makes the samples: network namespaces, real mailers, tcpdump. Needs root.
 lab: venv
-	$(SUDO) $(abspath $(BIN)/python) -m sample_pcaps.lab
+	$(SUDO) $(abspath $(BIN)/python) sample_pcaps/lab/run.py --install
+	$(SUDO) $(abspath $(BIN)/python) sample_pcaps/lab/run.py --all
 
 lab-score: venv
-	$(BIN)/python -m sample_pcaps.lab.score
+	$(BIN)/python sample_pcaps/lab/score.py
 
 bench: venv tshark
 	$(BIN)/python tests/bench/run.py

@@ -1,7 +1,256 @@
-"""The command smtpscope: arguments in, exit status out; no logic."""
+"""The command smtpscope: arguments in, exit status out; no logic.
+
+Exit status, the first that applies: 2 wrong usage, 130 interrupted, 1 a finding counts for --fail-on, 3 a capture could
+not be read or not to its end, 0 done. Stdout carries the answer, stderr the progress and the warnings.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-def main(argv: list[str] | None = None) -> int:
-    return 0
+from . import __version__
+from .errors import CaptureError, SmtpscopeError, UsageError
+
+if TYPE_CHECKING:
+    from .api import Case
+
+DONE, COUNTED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + SIGINT, as shells have it
+SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
+CONFIDENCES = ("possible", "likely", "certain")
+DOCUMENTS = ("json",)  # options of analyze that write one document each, with Case.to_NAME
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; every failure is one line on stderr and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names and captures hold what a terminal's encoding may not know
+            stream.reconfigure(errors="backslashreplace")
+    args = parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except UsageError as error:
+        return _fail(str(error), USAGE)
+    except CaptureError as error:
+        return _fail(str(error), UNREADABLE)
+    except SmtpscopeError as error:
+        return _fail(str(error), UNREADABLE)
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", USAGE)
+    except Exception as error:  # the last line of defence: a user never sees a traceback
+        if os.environ.get("SMTPSCOPE_DEBUG"):
+            raise
+        return _fail(
+            f"internal error: {type(error).__name__}: {error} (SMTPSCOPE_DEBUG=1 shows where; please report it)", UNREADABLE
+        )
+    return status
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+def analyze(args: argparse.Namespace) -> int:
+    """One case out of one or several captures."""
+    from . import api
+
+    wanted = {name: target for name in DOCUMENTS if (target := getattr(args, name)) is not None}
+    _check_targets(wanted)
+    case = api.analyze(args.captures, **_options(args))
+    for capture in case.data.captures:
+        for problem in capture.problems:
+            _warn(f"{capture.path}: {problem}")
+    for name, target in wanted.items():
+        document: str = getattr(case, f"to_{name}")()
+        _write(document, target)
+    if args.plots:
+        case.plot.save(args.plots)
+    if "-" not in wanted.values() and any(capture.frames or capture.complete for capture in case.data.captures):
+        _write(case.to_text(**_style(args)), "-")
+    return _status(case, args)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the analysis that were given on the command line."""
+    given = {name: getattr(args, name) for name in ("ports", "all_tcp", "rules", "max_bytes", "jobs")}
+    return {name: value for name, value in given.items() if value}
+
+
+def _style(args: argparse.Namespace) -> dict[str, Any]:
+    """How the text is to look: coloured and as wide as the terminal, or plain and 80 columns wide."""
+    from .report.text import color_wanted
+
+    terminal = sys.stdout.isatty()
+    # Beyond 100 columns prose gets hard to read.
+    width = min(shutil.get_terminal_size().columns, 100) if terminal else 80
+    return {"quiet": args.quiet, "color": color_wanted(sys.stdout, os.environ), "width": width}
+
+
+def _status(case: Case, args: argparse.Namespace) -> int:
+    if case.data.interrupted:
+        return INTERRUPTED
+    if args.fail_on and case.counting(args.fail_on, args.min_confidence):
+        return COUNTED
+    return DONE if case.data.complete else UNREADABLE
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and name the nearest option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            word = message.removeprefix(prefix).split()[0]
+            near = get_close_matches(word.split("=")[0], self._every_option(), n=1)
+            message = f"no such option: {word}" + (f"; did you mean {near[0]}?" if near else "")
+        sys.exit(_fail(f"{message} (see {self.prog} --help)", USAGE))
+
+    def _every_option(self) -> list[str]:
+        options = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for sub in action.choices.values():
+                    options += sub._every_option()
+        return options
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help of the same width everywhere, so that the documentation can quote it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=80)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(prog="smtpscope", description="Reads a packet capture and says why the mail does not get through.")
+    top.add_argument("--version", action="version", version=f"smtpscope {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_analyze(commands)
+    return top
+
+
+def _add_analyze(commands: Any) -> None:
+    command = _command(
+        commands,
+        "analyze",
+        analyze,
+        "one case out of one or several captures",
+        usage="smtpscope analyze [OPTION...] CAPTURE...",
+        epilog="Exit status, the first that applies: 2 wrong usage; 130 interrupted; 1 a finding counts for --fail-on; "
+        "3 a capture could not be read, or not to its end; 0 done.",
+    )
+    command.add_argument(
+        "captures", nargs="+", metavar="CAPTURE", help="file, folder, glob, URL, or - for stdin; several are one case"
+    )
+    output = command.add_argument_group("output (FILE may be -, stdout; the text is then left out)")
+    output.add_argument("--json", metavar="FILE", help="the case as JSON, schema smtpscope/1")
+    output.add_argument("--plots", metavar="DIR", help="the plots that prove the causes, as PNG and SVG")
+    output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
+    what = command.add_argument_group("what to look at")
+    what.add_argument(
+        "--port",
+        dest="ports",
+        metavar="N",
+        type=_port,
+        action="append",
+        help="a port of SMTP; may be repeated (default: 25, 465, 587, 2525, and any port where SMTP is spoken)",
+    )
+    what.add_argument("--all-tcp", action="store_true", help="path-MTU causes for any TCP service")
+    what.add_argument("--max-bytes", metavar="N", type=_positive, help="read at most N bytes of each capture, unpacked")
+    what.add_argument("--jobs", metavar="N", type=_positive, help="processes to work with (default: 1)")
+    _add_rule_packs(what)
+    verdict = command.add_argument_group("exit status")
+    verdict.add_argument(
+        "--fail-on", metavar="LEVEL", choices=SEVERITIES, help="exit with 1 for a finding from this severity on: info, low, "
+        "medium, high or critical (default: never)"
+    )
+    verdict.add_argument(
+        "--min-confidence",
+        metavar="LEVEL",
+        choices=CONFIDENCES,
+        default="likely",
+        help="count only findings from this confidence on: possible, likely (default) or certain",
+    )
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], does: str, **settings: Any
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=does, description=does[0].upper() + does[1:] + ".", **settings
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_rule_packs(command: Any) -> None:
+    command.add_argument(
+        "--rules", metavar="PATH", action="append", help="a rule file or folder beside the built-in rules; may be repeated"
+    )
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a TCP port (1 to 65535)")
+
+
+def _positive(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+# -- streams -----------------------------------------------------------------------------------------------------
+
+
+def _check_targets(wanted: dict[str, str]) -> None:
+    """Says before the work, and not after it, that a document has no place to go."""
+    if list(wanted.values()).count("-") > 1:
+        raise UsageError("only one document can go to stdout (-)")
+    for name, target in wanted.items():
+        if target != "-" and not Path(target).parent.is_dir():
+            raise UsageError(f"--{name} {target}: there is no folder {Path(target).parent}")
+        if Path(target).is_dir():
+            raise UsageError(f"--{name} {target}: this is a folder, a file is needed")
+
+
+def _write(text: str, target: str) -> None:
+    """Writes to a file, or to stdout for `-`; a reader that goes away early (head, less) is no error."""
+    if target != "-":
+        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(message: str) -> None:
+    print(f"smtpscope: warning: {_one_line(message)}", file=sys.stderr)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"smtpscope: error: {_one_line(message)}", file=sys.stderr)
+    return status
+
+
+def _one_line(message: str) -> str:
+    """Without line ends and control characters: file names and captures can hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

@@ -1,0 +1,254 @@
+"""For people: analyze() and the Case it gives, with DataFrames, plots and documents.
+
+    >>> import analyzer
+    >>> case = analyzer.analyze("sample_pcaps/incident.pcapng")
+    >>> case.findings[["rule", "severity", "receiver"]]            # doctest: +SKIP
+    >>> case.plot.sequence(case.findings.connections[0][0])        # doctest: +SKIP
+
+A `Case` wraps the data (`case.data`, see case.py) and reads packets again from the captures when asked for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import os
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import case as _case
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from .analysis import Options
+    from .tcp.delivery import Trace
+
+PathLike = str | os.PathLike[str]
+
+
+def analyze(captures: PathLike | Sequence[PathLike], **options: Any) -> Case:
+    """One case out of one or several captures: files, folders, globs, `-` for stdin, fsspec URLs.
+
+    The options are the fields of `analyzer.analysis.Options`: ports, all_tcp, rules, max_bytes, jobs, ...
+    What cannot be read does not raise: it stands in `case.captures` (complete is False there) and in `case.data.limits`.
+    """
+    from . import analysis
+
+    paths = [captures] if isinstance(captures, str | os.PathLike) else list(captures)
+    chosen = make_options(analysis.Options, options)
+    return Case(analysis.analyze([os.fspath(path) for path in paths], chosen), chosen)
+
+
+def make_options(kind: type[Options], given: dict[str, Any]) -> Options:
+    """The options as analysis wants them; an unknown name is answered with the nearest one."""
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
+            raise UsageError(f"analyze() has no option {name!r}{hint}")
+    for name in ("ports", "rules"):
+        if name in given:
+            given[name] = (frozenset if name == "ports" else tuple)(given[name])
+    return kind(**given)
+
+
+class Case:
+    """What one analysis found out, as DataFrames, plots and documents.
+
+    The DataFrames have one row per finding, connection, ...; their columns are the fields documented in case.py, with
+    UTC timestamps for times, nullable integers where the capture may not tell, and categoricals for closed vocabularies.
+    """
+
+    def __init__(self, data: _case.Case, options: Options) -> None:
+        self.data = data
+        self.options = options
+
+    # -- tables --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def findings(self) -> pd.DataFrame:
+        """One row per finding, causes first."""
+        return self._table("findings")
+
+    @cached_property
+    def connections(self) -> pd.DataFrame:
+        """One row per SMTP connection, and per connection that a finding names."""
+        return self._table("connections")
+
+    @cached_property
+    def messages(self) -> pd.DataFrame:
+        """One row per mail: envelope, size, how its end was cut, outcome."""
+        return self._table("messages")
+
+    @cached_property
+    def paths(self) -> pd.DataFrame:
+        """One row per direction of data between two hosts, with the bracket of its path MTU in bytes."""
+        return self._table("paths")
+
+    @cached_property
+    def icmp(self) -> pd.DataFrame:
+        """One row per ICMP error that quotes a TCP packet."""
+        return self._table("icmp")
+
+    @cached_property
+    def captures(self) -> pd.DataFrame:
+        """One row per capture: what could be read of it, and what could not."""
+        return self._table("captures")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        from .report import frames  # brings pandas: 0.3 s that the command line never pays
+
+        table: pd.DataFrame = getattr(frames, name)(self.data)
+        return table
+
+    def packets(self, connection: int) -> pd.DataFrame:
+        """The TCP packets of one connection in time order, read again from the captures."""
+        from .report import frames
+
+        return frames.packets(self.trace(connection))
+
+    def trace(self, connection: int) -> Trace:
+        """Both directions of one connection with the fate of every segment, read again from the captures."""
+        from . import analysis
+
+        self._connection(connection)
+        return analysis.trace(self.data, connection)
+
+    def _connection(self, id: int) -> _case.Connection:  # noqa: A002 - it is called id everywhere in a case
+        for connection in self.data.connections:
+            if connection.id == id:
+                return connection
+        raise UsageError(f"this case has no connection {id}; it has 1 to {len(self.data.connections)}")
+
+    # -- plots ---------------------------------------------------------------------------------------------------
+
+    @property
+    def plot(self) -> Plots:
+        """The plots of this case; each takes and returns matplotlib Axes."""
+        return Plots(self)
+
+    # -- documents -----------------------------------------------------------------------------------------------
+
+    def to_text(self, path: PathLike | None = None, **style: Any) -> str:
+        """The report as `smtpscope analyze` prints it."""
+        from .report import text
+
+        return _saved(text.render(self.data, **style), path)
+
+    def to_json(self, path: PathLike | None = None) -> str:
+        """The JSON document, schema smtpscope/1."""
+        from .report import json
+
+        return _saved(json.render(self.data), path)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        data = self.data
+        return (
+            f"<Case: {len(data.captures)} captures, {len(data.connections)} connections, "
+            f"{len(data.messages)} messages, {len(data.findings)} findings>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The verdict and the findings, for Jupyter. Every text may come from a capture, so everything is escaped."""
+        say = html.escape
+        verdict = "".join(f"<p>{say(line)}</p>" for line in self.data.summary)
+        limits = "".join(f"<li>{say(line)}</li>" for line in self.data.limits)
+        limits = f"<details><summary>What this capture cannot prove</summary><ul>{limits}</ul></details>" if limits else ""
+        rows = "".join(
+            f"<tr><td>{f.id}</td><td>{say(f.severity)}</td><td>{say(f.confidence)}</td><td><code>{say(f.rule)}</code></td>"
+            f"<td style='text-align:left'>{say(f.title)}</td><td>{say(f.sender or '')} → {say(f.receiver or '')}</td>"
+            f"<td>{len(f.connections)}</td></tr>"
+            for f in self.data.findings
+        )
+        head = "".join(
+            f"<th>{name}</th>"
+            for name in ("id", "severity", "confidence", "rule", "title", "from → to", "connections")
+        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
+        return f"<div class='smtpscope'>{verdict}{table}{limits}</div>"
+
+    # -- verdict -------------------------------------------------------------------------------------------------
+
+    def counting(self, severity: _case.Severity, confidence: _case.Confidence = "likely") -> list[_case.Finding]:
+        """The findings at or above both levels that no other finding explains: those that `--fail-on` counts."""
+        floor = _case.SEVERITIES.index(severity), _case.CONFIDENCES.index(confidence)
+        return [
+            f
+            for f in self.data.findings
+            if f.explained_by is None
+            and _case.SEVERITIES.index(f.severity) >= floor[0]
+            and _case.CONFIDENCES.index(f.confidence) >= floor[1]
+        ]
+
+
+class Plots:
+    """The plots of a case: `case.plot.sequence(3)`."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+
+    def sequence(self, connection: int, ax: Axes | None = None) -> Axes:
+        """Time-sequence graph: each segment with its fate, resends, ACK line, SACKs, window, ICMP."""
+        from .report import plots
+
+        return plots.sequence(self._case.trace(connection), ax=ax)
+
+    def size_fate(self, path: int, ax: Axes | None = None) -> Axes:
+        """Packet sizes of a path against delivered or lost, with the bracket of its path MTU."""
+        from .report import plots
+
+        for candidate in self._case.data.paths:
+            if candidate.id == path:
+                return plots.size_fate(candidate, ax=ax)
+        raise UsageError(f"this case has no path {path}; it has 1 to {len(self._case.data.paths)}")
+
+    def timeline(self, ax: Axes | None = None) -> Axes:
+        """The mails of the case over time, by outcome."""
+        from .report import plots
+
+        return plots.timeline(self._case.data, ax=ax)
+
+    def _proofs(self) -> Iterator[tuple[str, Callable[[Axes], Axes]]]:
+        """What is worth drawing without being asked: the timeline, and for each cause its first connection and its paths."""
+        yield "timeline", self.timeline
+        for finding in self._case.data.findings:
+            if finding.role != "cause":
+                continue
+            name = f"finding-{finding.id}-{finding.rule}"
+            shown = [e.connection for e in finding.evidence if e.connection is not None] or list(finding.connections)
+            for connection in shown[:1]:
+                yield f"{name}-connection-{connection}", partial(self.sequence, connection)
+            for path in finding.paths[:1]:
+                yield f"{name}-path-{path}", partial(self.size_fate, path)
+
+    def save(self, folder: PathLike) -> list[Path]:
+        """The plots that prove the causes, each as PNG and SVG in `folder`; the files written."""
+        from matplotlib.figure import Figure
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for name, draw in self._proofs():
+            figure = Figure(figsize=(9, 5.5), layout="constrained")  # inches; 9 wide reads well at half size
+            draw(figure.add_subplot())
+            for suffix in (".png", ".svg"):
+                written.append(folder / f"{name}{suffix}")
+                figure.savefig(written[-1], dpi=120)
+        return written
+
+
+def _saved(text: str, path: PathLike | None) -> str:
+    """The text, written to `path` as well when there is one."""
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return text
