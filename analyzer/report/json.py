@@ -1,0 +1,248 @@
+"""The case as one JSON document, schema `smtpscope/1` (described by case.schema.json beside this file).
+
+Times are ISO 8601 in UTC with nine decimals, durations seconds (`_s`), sizes bytes, a frame is {capture, frame}, and null
+is what the capture can not tell. Fields may be added, none renamed or removed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from typing import Any
+
+from ..capture.packets import CaptureInfo, IcmpError, address_text
+from ..case import Case, Connection, Endpoint, Evidence, Finding, Frame, Message, Path, Terminator
+
+SCHEMA = "smtpscope/1"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def document(case: Case) -> dict[str, Any]:
+    """The case as JSON values, in the order of the contract."""
+    return {
+        "schema": SCHEMA,
+        "complete": case.complete,
+        "interrupted": case.interrupted,
+        "summary": [_text(line) for line in case.summary],
+        "limits": [_text(line) for line in case.limits],
+        "captures": [_capture(c) for c in case.captures],
+        "connections": [_connection(c) for c in case.connections],
+        "messages": [_message(m) for m in case.messages],
+        "paths": [_path(p) for p in case.paths],
+        "findings": [_finding(f) for f in case.findings],
+        "icmp": [_icmp(e) for e in case.icmp],
+        "services": {str(port): packets for port, packets in sorted(case.services.items())},
+        "counts": dict(case.counts),
+    }
+
+
+def render(case: Case, *, indent: int | None = 1) -> str:
+    """The document as text: ASCII only, so that no terminal and no parser trips over what a capture says."""
+    out = json.dumps(document(case), indent=indent, ensure_ascii=True, allow_nan=False)
+    return out.replace("\x7f", "\\u007f") + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) that every document fulfils."""
+    loaded: dict[str, Any] = json.loads(files(__package__).joinpath("case.schema.json").read_text("utf-8"))
+    return loaded
+
+
+def timestamp(time_ns: int) -> str:
+    """ISO 8601 UTC with nine decimals: 2024-03-05T14:03:11.123456789Z."""
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z".rjust(30, "0")  # strftime does not pad years below 1000
+
+
+def _time(time_ns: int | None) -> str | None:
+    return None if time_ns is None else timestamp(time_ns)
+
+
+def _text(text: str) -> str:
+    """Lone surrogates (bytes of the capture that are no UTF-8) can not be exchanged: they become U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _maybe(text: str | None) -> str | None:
+    return None if text is None else _text(text)
+
+
+def _value(value: Any) -> Any:
+    """A fact as a JSON value; what is not a number becomes null."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_text(str(k)): _value(v) for k, v in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [_value(v) for v in value]
+    return value
+
+
+def _frame(frame: Frame) -> dict[str, int]:
+    return {"capture": frame.capture, "frame": frame.frame}
+
+
+def _frames(frames: Sequence[Frame]) -> list[dict[str, int]]:
+    return [_frame(f) for f in frames]
+
+
+def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    return {"ip": endpoint.ip, "port": endpoint.port}
+
+
+def _capture(c: CaptureInfo) -> dict[str, Any]:
+    return {
+        "id": c.id,
+        "path": _text(c.path),
+        "format": c.format,
+        "link_types": list(c.link_types),
+        "frames": c.frames,
+        "bytes": c.bytes,
+        "first": _time(c.first_ns),
+        "last": _time(c.last_ns),
+        "snaplen": c.snaplen,
+        "complete": c.complete,
+        "problems": [_text(p) for p in c.problems],
+    }
+
+
+def _connection(c: Connection) -> dict[str, Any]:
+    return {
+        "id": c.id,
+        "client": _endpoint(c.client),
+        "server": _endpoint(c.server),
+        "start": timestamp(c.start_ns),
+        "end": timestamp(c.end_ns),
+        "frame_count": c.frame_count,
+        "handshake_seen": c.handshake_seen,
+        "closed_by": c.closed_by,
+        "tls": c.tls,
+        "banner": _maybe(c.banner),
+        "vantage": c.vantage,
+        "first_frame": _frame(c.first_frame),
+        "is_smtp": c.is_smtp,
+        "client_name": _maybe(c.client_name),
+        "phase": c.phase,
+        "ehlo_keywords": [_text(k) for k in c.ehlo_keywords],
+        "client_mss": c.client_mss,
+        "server_mss": c.server_mss,
+        "rtt_s": c.rtt_s,
+        "client_bytes": c.client_bytes,
+        "server_bytes": c.server_bytes,
+        "expected_log": {_text(side): _text(line) for side, line in c.expected_log.items()},
+    }
+
+
+def _terminator(t: Terminator) -> dict[str, Any]:
+    return {"pieces": list(t.pieces), "cut_at": list(t.cut_at), "inferred": t.inferred, "frames": _frames(t.frames)}
+
+
+def _message(m: Message) -> dict[str, Any]:
+    return {
+        "id": m.id,
+        "connection": m.connection,
+        "index": m.index,
+        "mail_from": _maybe(m.mail_from),
+        "recipients": [_text(r) for r in m.recipients],
+        "size": m.size,
+        "size_estimated": m.size_estimated,
+        "via": m.via,
+        "terminator": _terminator(m.terminator) if m.terminator else None,
+        "reply_code": m.reply_code,
+        "outcome": m.outcome,
+        "start": _time(m.start_ns),
+        "end": _time(m.end_ns),
+        "reply_delay_s": m.reply_delay_s,
+        "largest_packet_bytes": m.largest_packet_bytes,
+    }
+
+
+def _path(p: Path) -> dict[str, Any]:
+    return {
+        "id": p.id,
+        "sender": p.sender,
+        "receiver": p.receiver,
+        "verdict": p.verdict,
+        "mtu_at_least": p.mtu_at_least,
+        "mtu_below": p.mtu_below,
+        "icmp_mtu": p.icmp_mtu,
+        "links": list(p.links),
+        "connections": list(p.connections),
+        "messages_stuck": p.messages_stuck,
+        "sizes": [s._asdict() for s in p.sizes],
+        "icmp_frames": _frames(p.icmp_frames),
+        "vantage": p.vantage,
+    }
+
+
+def _evidence(e: Evidence) -> dict[str, Any]:
+    return {
+        "connection": e.connection,
+        "frames": _frames(e.frames),
+        "display_filter": _text(e.display_filter),
+        "note": _text(e.note),
+    }
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+    return {
+        "id": f.id,
+        "rule": f.rule,
+        "title": _text(f.title),
+        "role": f.role,
+        "explained_by": f.explained_by,
+        "severity": f.severity,
+        "confidence": f.confidence,
+        "scope": f.scope,
+        "sender": _maybe(f.sender),
+        "receiver": _maybe(f.receiver),
+        "connections": list(f.connections),
+        "messages": list(f.messages),
+        "paths": list(f.paths),
+        "evidence": [_evidence(e) for e in f.evidence],
+        "facts": _value(f.facts),
+        "explanation": _text(f.explanation),
+        "against": [_text(a) for a in f.against],
+        "rivals": [{"hypothesis": _text(r.hypothesis), "why_not": _text(r.why_not)} for r in f.rivals],
+        "remedies": [
+            {
+                "who": r.who,
+                "host": _maybe(r.host),
+                "what": _text(r.what),
+                "commands": [_text(c) for c in r.commands],
+                "check": _text(r.check),
+            }
+            for r in f.remedies
+        ],
+        "fingerprint": f.fingerprint,
+    }
+
+
+def _icmp(e: IcmpError) -> dict[str, Any]:
+    """An ICMP error; `mtu` 0 is a router older than RFC 1191."""
+    quoted = {"src": (e.quoted_src, e.quoted_src_port), "dst": (e.quoted_dst, e.quoted_dst_port)}
+    return {
+        "time": timestamp(e.time_ns),
+        "capture": e.capture,
+        "frame": e.frame,
+        "type": e.type,
+        "code": e.code,
+        "mtu": e.mtu,
+        "src": _address(e.src),
+        "dst": _address(e.dst),
+        "quoted": {side: {"ip": _address(ip), "port": port} for side, (ip, port) in quoted.items()},
+        "quoted_ip_bytes": e.quoted_ip_bytes,
+        "quoted_df": e.quoted_df,
+    }
+
+
+def _address(address: int) -> str:
+    return address_text(address >> 64, address & (1 << 64) - 1)

@@ -1,0 +1,166 @@
+"""How the values of a case read in English: the words that the reports for people share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from ..case import SEVERITIES, Case, Finding, Frame, Message, Path
+from .escape import visible
+
+State = Literal["trouble", "clean", "partial", "no-smtp"]
+
+WHO = {
+    "client-admin": "sender's admin",
+    "server-admin": "receiver's admin",
+    "network": "network",
+    "firewall": "firewall's admin",
+}
+OUTCOME = {
+    "delivered": "delivered",
+    "rejected": "refused for good (5xx)",
+    "deferred": "refused for now (4xx)",
+    "end-of-data-timeout": "no answer to the end of the mail",
+    "lost-connection": "connection lost",
+    "aborted": "given up by the client",
+    "unknown": "not known",
+}
+VERDICT = {
+    "black-hole": "path-MTU black hole",
+    "icmp-ignored": "the sender ignores the ICMP",
+    "recovered": "black hole, the sender recovered",
+    "pmtud-working": "path MTU discovery works",
+    "outage": "outage",
+    "lossy": "packet loss",
+    "no-fault": "no fault seen",
+    "unknown": "not known",
+}
+# Ports that a mail host's capture commonly shows; /etc/services differs from machine to machine.
+SERVICES = {
+    20: "ftp-data", 21: "ftp", 22: "ssh", 23: "telnet", 53: "dns", 80: "http", 88: "kerberos", 110: "pop3", 143: "imap",
+    389: "ldap", 443: "https", 445: "smb", 636: "ldaps", 853: "dns-tls", 993: "imaps", 995: "pop3s", 3306: "mysql",
+    3389: "rdp", 4190: "sieve", 5432: "postgresql", 8080: "http-alt",
+}  # fmt: skip
+
+
+def state(case: Case) -> State:
+    """Whether there is something to tell; a capture that could not be read to its end is never clean."""
+    if any(f.role != "observation" or f.severity != "info" for f in case.findings):
+        return "trouble"
+    if not case.complete:
+        return "partial"
+    return "clean" if any(c.is_smtp for c in case.connections) else "no-smtp"
+
+
+def headline(case: Case) -> list[str]:
+    """The verdict in plain words, most important first."""
+    match state(case):
+        case "trouble":
+            told = case.summary or [f.title for f in ordered(case.findings) if f.explained_by is None]
+            return [visible(line) for line in told]
+        case "clean":
+            return [f"Clean: {_fates(case.messages)}; no black hole, split end, mask or stall."]
+        case "partial":
+            if not any(c.frames for c in case.captures):
+                return ["Nothing could be read."]
+            if not any(c.is_smtp for c in case.connections):
+                return [f"No SMTP in what could be read, and that is not all. {services(case)}"]
+            return ["No fault in what could be read, but that is not all: this is no clean bill."]
+        case _:
+            return [f"No SMTP in this capture. {services(case)}"]
+
+
+def checked(case: Case, *, times: bool = True) -> str:
+    """What was looked at: captures, connections, mails, destinations, time."""
+    smtp = [c for c in case.connections if c.is_smtp]
+    names = ", ".join(visible(c.path, 60) for c in case.captures[:3]) + (", ..." if len(case.captures) > 3 else "")
+    parts = []
+    if smtp:
+        servers = len({c.server.ip for c in smtp})
+        parts = [plural(len(smtp), "connection"), plural(len(case.messages), "mail"), plural(servers, "server")]
+    parts.append(plural(sum(c.frames for c in case.captures), "frame"))
+    seen = [t for c in case.captures for t in (c.first_ns, c.last_ns) if t is not None]
+    if times and seen:
+        parts.append(f"{clock(min(seen))} to {clock(max(seen), short=True)} UTC")
+    return f"{names}: {', '.join(parts)}"
+
+
+def services(case: Case) -> str:
+    """Which other services the capture shows, busiest first."""
+    if not case.services:
+        return "No other TCP service was seen either."
+    busiest = sorted(case.services.items(), key=lambda item: -item[1])
+    named = [
+        f"{port}{f' ({SERVICES[port]})' if port in SERVICES else ''}: {plural(n, 'packet')}" for port, n in busiest[:8]
+    ]
+    more = f" and {plural(len(busiest) - 8, 'more port')}" if len(busiest) > 8 else ""
+    return f"TCP ports seen: {', '.join(named)}{more}."
+
+
+def _fates(messages: Sequence[Message]) -> str:
+    counted = Counter(m.outcome for m in messages)
+    if not messages:
+        return "no mail was sent"
+    if counted["delivered"] == len(messages):
+        return f"{len(messages):,} of {plural(len(messages), 'mail')} delivered"
+    return ", ".join(f"{n:,} {OUTCOME[outcome]}" for outcome, n in counted.most_common())
+
+
+def ordered(findings: Iterable[Finding]) -> list[Finding]:
+    """Causes before symptoms before observations, the gravest first."""
+    roles = ("cause", "symptom", "observation")
+    return sorted(findings, key=lambda f: (roles.index(f.role), -SEVERITIES.index(f.severity), f.id))
+
+
+def bracket(path: Path) -> str | None:
+    """What is known of the path MTU, or None."""
+    low, high = path.mtu_at_least, path.mtu_below
+    if low and high:
+        links = f" ({', '.join(path.links)} would fit)" if path.links else ""
+        return f"at least {low:,}, below {high:,} bytes{links}"
+    if low:
+        return f"at least {low:,} bytes"
+    return f"below {high:,} bytes" if high else None
+
+
+def frames(numbers: Sequence[Frame], captures: int = 1, most: int = 12) -> str:
+    """Frame numbers as Wireshark counts, runs drawn together; the capture is named when there are several."""
+    if not numbers:
+        return "no frame"
+    runs: list[tuple[Frame, int]] = []
+    for f in sorted(set(numbers)):
+        if runs and runs[-1][0].capture == f.capture and runs[-1][1] + 1 == f.frame:
+            runs[-1] = (runs[-1][0], f.frame)
+        else:
+            runs.append((f, f.frame))
+    shown = [
+        (f"{f.capture}:" if captures > 1 else "") + (f"{f.frame}" if f.frame == last else f"{f.frame}-{last}")
+        for f, last in runs[:most]
+    ]
+    more = f" and {len(runs) - most:,} more" if len(runs) > most else ""
+    return f"frame{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def clock(time_ns: int, *, short: bool = False) -> str:
+    """UTC, to the second; `short` leaves out the day."""
+    when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=time_ns // 1_000_000_000)
+    return f"{when:%H:%M:%S}" if short else f"{when:%Y-%m-%d %H:%M:%S}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
+
+
+def size(count: int) -> str:
+    """Bytes for a reader: exact below 10,000, then in powers of 1000."""
+    if count < 10_000:
+        return f"{count:,} B"
+    return f"{count / 1000:,.0f} kB" if count < 10_000_000 else f"{count / 1_000_000:,.0f} MB"

@@ -1,0 +1,125 @@
+"""The terminal report."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from analyzer.case import Case, Evidence, Frame
+from analyzer.report.text import color_wanted, render
+
+CASES = ["incident", "clean", "no_smtp", "broken", "hostile"]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("width", [80, 60])
+def test_it_fits_the_terminal(case: str, width: int, request: pytest.FixtureRequest) -> None:
+    """No line is longer than the terminal, whatever the case holds."""
+    assert max(map(len, render(request.getfixturevalue(case), width=width).splitlines())) <= width
+
+
+def test_the_verdict_comes_first(incident: Case) -> None:
+    """The first thing read after what was checked is the verdict."""
+    text = render(incident)
+    assert text.index("Verdict") < text.index("hangs when it needs packets of 1500") < text.index("#1 Large packets")
+
+
+def test_a_clean_capture_takes_two_lines(clean: Case) -> None:
+    """What was checked, and that it is clean; nothing else."""
+    assert render(clean).splitlines() == [
+        "Checked incident.pcapng: 118 connections, 118 mails, 16 servers, 18,234 frames.",
+        "Clean: 118 of 118 mails delivered; no black hole, split end, mask or stall.",
+    ]
+
+
+def test_a_capture_that_is_cut_off_is_never_clean(broken: Case) -> None:
+    """Nothing was found, but the report says what is missing instead of 'clean'."""
+    text = render(broken)
+    assert "Clean" not in text
+    assert "this is no clean bill" in text
+    assert "record of frame 78 is cut off" in text
+
+
+def test_nothing_read_is_said(broken: Case) -> None:
+    """A file that is no capture gives 'nothing could be read', not 'no SMTP'."""
+    broken.captures = broken.captures[1:]
+    broken.captures[0].frames = 0
+    broken.connections, broken.messages, broken.paths = [], [], []
+    assert "Nothing could be read." in render(broken)
+
+
+def test_without_smtp_the_other_services_are_named(no_smtp: Case) -> None:
+    """A capture without SMTP says so and lists what it did see, busiest first."""
+    assert "No SMTP in this capture. TCP ports seen: 443 (https): 812 packets, 8080" in render(no_smtp)
+
+
+def test_a_finding_tells_what_why_and_what_to_do(incident: Case) -> None:
+    """Evidence frames, display filter, for and against, rivals, remedies and who: all in the text."""
+    text = " ".join(render(incident).split())
+    for part in (
+        "critical cause, certain, pmtud-black-hole",
+        "frames 14, 21-22, 24-26, 28-30 (connection 1)",
+        "frame.number in {14, 21, 22, 24, 25, 26, 28, 29, 30}",
+        "Against The capture does not show",
+        "random loss: 63 of 63 packets",
+        "at least 1,397, below 1,500 bytes (1492 PPPoE",
+        "sender's admin (192.0.2.10): Let TCP find the size",
+        "sysctl -w net.ipv4.tcp_mtu_probing=1",
+        "No ICMP is visible here: whether a router",
+    ):
+        assert part in text
+
+
+def test_a_symptom_is_listed_under_its_cause(incident: Case) -> None:
+    """What a cause explains takes one line and names the cause."""
+    assert "#1  3 mails to 198.51.100.20 were never answered (end-of-data-timeout, #5)" in render(incident)
+
+
+def test_quiet_is_the_verdict_only(incident: Case) -> None:
+    """`--quiet` leaves the sentences of the verdict."""
+    assert " ".join(render(incident, quiet=True).split()) == " ".join(incident.summary)
+
+
+def test_long_commands_stay_commands(incident: Case) -> None:
+    """A command that is broken over two lines still runs when both are pasted into a shell."""
+    text = render(incident)
+    assert re.search(r"-p tcp --tcp-flags SYN,RST SYN \\\n +-j TCPMSS --clamp-mss-to-pmtu", text)
+
+
+def test_several_captures_name_the_capture_of_a_frame(broken: Case, incident: Case) -> None:
+    """With two captures a frame number alone would be ambiguous."""
+    broken.findings = incident.findings
+    broken.findings[0].evidence = (Evidence(1, (Frame(1, 5), Frame(2, 7)), "", "sent"),)
+    assert "frames 1:5, 2:7" in render(broken)
+
+
+def test_no_control_character_reaches_the_terminal(hostile: Case) -> None:
+    """Escape sequences, OSC titles and bidirectional overrides come out as written text."""
+    for character in render(hostile).replace("\n", ""):
+        assert character.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("tty", "environ", "wanted"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_colour_only_where_it_can_be_shown(tty: bool, environ: dict[str, str], wanted: bool) -> None:
+    """NO_COLOR, a dumb terminal and a pipe get plain text."""
+    stream = io.StringIO()
+    stream.isatty = lambda: tty  # type: ignore[method-assign]
+    assert color_wanted(stream, environ) is wanted
+
+
+def test_colour_adds_nothing_but_colour(incident: Case) -> None:
+    """The same words, with and without."""
+    colourful = render(incident, color=True)
+    assert "\x1b[" in colourful
+    assert re.sub(r"\x1b\[[0-9;]*m", "", colourful) == render(incident)
