@@ -116,9 +116,9 @@ class Case:
 
     def trace(self, connection: int) -> Trace:
         """Both directions of one connection with the fate of every segment, read again from the captures."""
+        self._connection(connection)
         from . import analysis
 
-        self._connection(connection)
         return analysis.trace(self.data, connection)
 
     def _connection(self, id: int) -> _case.Connection:  # noqa: A002 - it is called id everywhere in a case

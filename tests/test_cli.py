@@ -1,0 +1,214 @@
+"""The command line: exit status, streams, and one clear line for every error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from analyzer import api, case, cli
+from analyzer.capture.packets import CaptureInfo
+from analyzer.errors import CaptureError, RuleError, ToolError
+
+from .conftest import Run
+
+
+def finding(severity: str = "critical", confidence: str = "certain", explained_by: int | None = None) -> case.Finding:
+    return case.Finding(
+        id=1, rule="pmtud-black-hole", title="Large packets vanish", role="cause", explained_by=explained_by,
+        severity=severity, confidence=confidence, scope="path", sender="192.0.2.1", receiver="198.51.100.2",
+        connections=(), messages=(), paths=(), evidence=(), facts={}, explanation="", against=(), rivals=(), remedies=(),
+        fingerprint="0" * 16,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def a_case(*findings: case.Finding, complete: bool = True, interrupted: bool = False) -> case.Case:
+    info = CaptureInfo(1, "x.pcap", "pcap", ["Ethernet"], frames=5, complete=complete)
+    if not complete:
+        info.problems.append("cut off in frame 6")
+    return case.Case(captures=[info], findings=list(findings), interrupted=interrupted)
+
+
+@pytest.fixture
+def analysed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets `smtpscope analyze` find a given case, or fail with a given exception, whatever the captures hold."""
+
+    def use(outcome: case.Case | BaseException) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        def analyze(captures: list[str], **options: Any) -> api.Case:
+            seen.update(options, captures=captures)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return api.Case(outcome, SimpleNamespace())  # type: ignore[arg-type]
+
+        monkeypatch.setattr(api, "analyze", analyze)
+        return seen
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "status"),
+    [
+        (a_case(), [], 0),
+        (a_case(finding()), [], 0),
+        (a_case(finding()), ["--fail-on", "critical"], 1),
+        (a_case(finding("low")), ["--fail-on", "medium"], 0),
+        (a_case(finding("high", "possible")), ["--fail-on", "low"], 0),
+        (a_case(finding("high", "possible")), ["--fail-on", "low", "--min-confidence", "possible"], 1),
+        (a_case(finding(explained_by=2)), ["--fail-on", "info"], 0),
+        (a_case(complete=False), [], 3),
+        (a_case(finding(), complete=False), ["--fail-on", "low"], 1),
+        (a_case(finding(), interrupted=True), ["--fail-on", "low"], 130),
+        (a_case(complete=False, interrupted=True), [], 130),
+    ],
+)
+def test_exit_status_is_the_first_that_applies(analysed: Any, found: case.Case, options: list[str], status: int) -> None:
+    """Interrupted comes before a finding that counts, that before an incomplete capture, that before done."""
+    analysed(found)
+    assert cli.main(["analyze", "x.pcap", *options]) == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (RuleError("my.yaml:3: unknown fact stuk_s; did you mean stuck_s?"), 2, "my.yaml:3: unknown fact"),
+        (CaptureError("x.pcap: not a capture"), 3, "x.pcap: not a capture"),
+        (ToolError("tshark is not installed"), 3, "tshark is not installed"),
+        (PermissionError(13, "Permission denied", "out.json"), 2, "out.json: Permission denied"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("division by zero"), 3, "internal error: ZeroDivisionError"),
+        (MemoryError(), 3, "internal error: MemoryError"),
+    ],
+)
+def test_every_failure_is_one_line(
+    analysed: Any, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, line: str
+) -> None:
+    """Whatever goes wrong, stderr gets one line that begins with `smtpscope: error:`, and stdout nothing."""
+    analysed(error)
+    assert cli.main(["analyze", "x.pcap"]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("smtpscope: error: ")
+    assert line in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "COMMAND"),
+        (["analyse"], "analyse"),
+        (["analyze"], "CAPTURE"),
+        (["analyze", "x", "--jsom", "-"], "did you mean --json?"),
+        (["analyze", "x", "--port", "0"], "'0' is not a TCP port"),
+        (["analyze", "x", "--port", "smtp"], "'smtp' is not a TCP port"),
+        (["analyze", "x", "--jobs", "-1"], "--jobs"),
+        (["analyze", "x", "--max-bytes", "1k"], "'1k' is not a whole number"),
+        (["analyze", "x", "--fail-on", "bad"], "invalid choice: 'bad'"),
+        (["analyze", "x", "--json", "no-such-folder/x.json"], "there is no folder no-such-folder"),
+        (["analyze", "x", "--json", "."], "this is a folder"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    """A wrong option is answered with one line that names it, before any capture is read."""
+    try:
+        status = cli.main(arguments)
+    except SystemExit as leaving:
+        status = leaving.code  # type: ignore[assignment]
+    out, err = capsys.readouterr()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("smtpscope: error: ")
+    assert says in err
+
+
+def test_options_reach_the_analysis(analysed: Any) -> None:
+    """What is given on the command line arrives as the options of analyze(); what is not given is left to it."""
+    seen = analysed(a_case())
+    cli.main(["analyze", "a", "b", "--port", "26", "--port", "1025", "--all-tcp", "--max-bytes", "1000", "--quiet"])
+    assert seen == {"captures": ["a", "b"], "ports": [26, 1025], "all_tcp": True, "max_bytes": 1000}
+
+
+def test_json_on_stdout_leaves_the_text_out(analysed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json -` makes stdout one JSON document; warnings go to stderr."""
+    analysed(a_case(finding(), complete=False))
+    assert cli.main(["analyze", "x.pcap", "--json", "-"]) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out)["schema"] == "smtpscope/1"
+    assert err == "smtpscope: warning: x.pcap: cut off in frame 6\n"
+
+
+def test_control_characters_do_not_reach_the_terminal(analysed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file name with an escape sequence or a line end is shown escaped, on one line."""
+    analysed(CaptureError("\x1b[2Jevil\n.pcap: not a capture"))
+    cli.main(["analyze", "x"])
+    assert capsys.readouterr().err == "smtpscope: error: \\x1b[2Jevil\\n.pcap: not a capture\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(smtpscope: Run, samples: Path) -> None:
+    """`smtpscope analyze ... | head -0` ends quietly with the status of the analysis."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = smtpscope(
+        "analyze", samples / "blackhole-1400.sender.pcap", capture_output=False, stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_is_one_line(smtpscope: Run, samples: Path) -> None:
+    """An answer that cannot be written is an error, not silence."""
+    with open("/dev/full", "w") as full:
+        done = smtpscope(
+            "analyze", samples / "blackhole-1400.sender.pcap", capture_output=False, stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (2, "smtpscope: error: No space left on device\n")
+
+
+def test_interrupt_ends_with_130() -> None:
+    """Control-C while reading says so in one line or in the report, with status 130 and no traceback."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "analyzer", "analyze", "-"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(2)  # it waits for its standard input
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("code", ["import analyzer", "import analyzer.cli as c; c.parser().format_help()"])
+def test_start_up_imports_nothing_heavy(code: str) -> None:
+    """Importing the package, and the command line before it analyses, load neither numpy nor anything above it."""
+    heavy = {"numpy", "pandas", "matplotlib", "pyshark", "jinja2", "rich", "yaml", "dpkt"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert not heavy & set(done.stdout.split())
+
+
+def test_analysing_a_small_capture_imports_nothing_heavy(samples: Path) -> None:
+    """A capture is analysed with numpy, dpkt and yaml; pandas, matplotlib, pyshark and jinja2 stay out."""
+    code = "import sys; from analyzer import cli; cli.main(['analyze', sys.argv[1]]); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(samples / "blackhole-1400.sender.pcap")], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not {"pandas", "matplotlib", "pyshark", "jinja2", "asyncio"} & loaded
+
+
+def test_version(smtpscope: Run) -> None:
+    """`--version` names the program and the version of the package."""
+    import analyzer
+
+    assert smtpscope("--version").stdout == f"smtpscope {analyzer.__version__}\n"
