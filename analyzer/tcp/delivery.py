@@ -1,0 +1,445 @@
+"""The fate of each segment: sent, sent again, acknowledged, selectively acknowledged, never.
+
+`measure` works on whole columns, many connections at once; `Trace` is the view of one connection for whoever reasons
+about it or draws it. Sequence numbers are unwrapped and relative: 0 is the first payload byte after the SYN (or the
+first byte seen), so they grow past 2**32 and may be negative for what was sent before the capture began.
+
+A resend is an overlap of byte ranges, never an equality of sequence numbers: stacks cut resends anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..capture.packets import ACK, FIN, RST, SYN, IcmpError, PacketTable, address_text
+from .connections import Bools, Group, Ints
+
+NOT_ACK = np.iinfo(np.int64).min  # `ack` of a packet without the ACK flag
+_FAR = np.int64(1) << 44  # larger than any relative sequence number: keeps directions apart in cumulative maxima
+
+NO_PAYLOAD, ACKED, SACKED, LOST, UNKNOWN = 0, 1, 2, 3, 4  # values of `fate`
+
+# A router between two captured interfaces forwards within microseconds; no stack resends that soon (RFC 6298: RTO >= 200 ms
+# on Linux; a fast retransmit needs three ACKs, which takes longer than this on any real link).
+DUPLICATE_NS = 2_000_000
+
+
+class Endpoint(NamedTuple):
+    ip: str
+    port: int
+
+
+@dataclass(slots=True)
+class Delivery:
+    """Per row of a Group's table, shape (n,); per direction (2 * connection + from_server), shape (2k,)."""
+
+    group: Group
+    bounds: Ints  # (2k + 1,) rows of each direction
+    seq: Ints  # relative to this direction's first byte
+    end: Ints  # seq + payload_bytes
+    ack: Ints  # relative to the other direction's first byte; NOT_ACK without the flag
+    resend: Bools  # has payload that was sent before (duplicates of capture excluded)
+    duplicate: Bools  # the same packet captured twice (router with `-i any`, mirror port)
+    sent_once: Bools  # has payload of which no byte was sent before or after
+    acked: Ints  # (2k,) highest acknowledgment from the peer, as relative byte; NOT_ACK if none
+    sent: Ints  # (2k,) end of the highest byte seen; 0 if none
+    based: Bools  # (2k,) the SYN fixed the origin
+
+    def direction_of(self, rows: Ints) -> Ints:
+        return np.searchsorted(self.bounds, rows, side="right") - 1
+
+    def trace(self, k: int) -> Trace:
+        """The k-th connection of the group."""
+        t = self.group.table
+        b = self.bounds
+        c, m, s = int(b[2 * k]), int(b[2 * k + 1]), int(b[2 * k + 2])
+        first = t[c:m] if m > c else t[m:s]
+        ends = [
+            Endpoint(address_text(int(first.src_hi[0]), int(first.src_lo[0])), int(first.src_port[0])),
+            Endpoint(address_text(int(first.dst_hi[0]), int(first.dst_lo[0])), int(first.dst_port[0])),
+        ]
+        if m == c:
+            ends.reverse()
+        t0 = min(int(t.time_ns[i]) for i in (c, m) if i < s and (i < m or m < s)) if s > c else 0
+        return Trace(
+            client=ends[0],
+            server=ends[1],
+            t0_ns=t0,
+            client_known=bool(self.group.client_known[k]),
+            c2s=self._direction(2 * k, c, m),
+            s2c=self._direction(2 * k + 1, m, s),
+        )
+
+    def _direction(self, d: int, lo: int, hi: int) -> Direction:
+        return Direction(
+            self.group.table[lo:hi],
+            self.seq[lo:hi],
+            self.end[lo:hi],
+            self.ack[lo:hi],
+            self.resend[lo:hi],
+            self.duplicate[lo:hi],
+            self.sent_once[lo:hi],
+            int(self.acked[d]) if self.acked[d] != NOT_ACK else None,
+            bool(self.based[d]),
+        )
+
+
+@dataclass
+class Direction:
+    """What one side sent: arrays of equal length n in capture order, duplicates of capture included (see `duplicate`)."""
+
+    table: PacketTable
+    seq: Ints
+    end: Ints
+    ack: Ints
+    resend: Bools
+    duplicate: Bools
+    sent_once: Bools
+    acked: int | None  # the peer's highest acknowledgment of these bytes
+    based: bool
+    peer: Direction = field(init=False, repr=False)  # set by Trace
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def time_ns(self) -> Ints:
+        return self.table.time_ns
+
+    @property
+    def frame(self) -> Ints:
+        return self.table.frame
+
+    @property
+    def capture(self) -> npt.NDArray[np.uint16]:
+        return self.table.capture
+
+    @property
+    def payload_bytes(self) -> npt.NDArray[np.int32]:
+        return self.table.payload_bytes
+
+    @property
+    def ip_bytes(self) -> npt.NDArray[np.int32]:
+        return self.table.ip_bytes
+
+    @property
+    def df(self) -> Bools:
+        return self.table.df
+
+    @property
+    def flags(self) -> npt.NDArray[np.uint16]:
+        return self.table.flags
+
+    @property
+    def data(self) -> Bools:
+        """Rows that carry payload and are no duplicate of capture."""
+        rows: Bools = (self.table.payload_bytes > 0) & ~self.duplicate
+        return rows
+
+    @cached_property
+    def mss(self) -> int | None:
+        """The MSS that this side announced in its SYN (RFC 9293 3.7.1): a limit for what the *peer* sends."""
+        announced = self.table.mss[(self.flags & SYN) != 0]
+        return int(announced[0]) if len(announced) and announced[0] else None
+
+    @cached_property
+    def window_scale(self) -> int | None:
+        """Shift count of this side's windows; None when the handshake was not seen."""
+        for side in (self, self.peer):
+            shifts = side.table.window_scale[(side.flags & SYN) != 0]
+            if not len(shifts):
+                return None
+            if shifts[0] < 0:
+                return 0  # RFC 7323 2.2: scaling only when both sides offer it
+        return int(self.table.window_scale[(self.flags & SYN) != 0][0])
+
+    @property
+    def window_bytes(self) -> Ints:
+        """Receive window as announced, scaled; with unknown scale as sent (then it is a lower bound)."""
+        shift = np.where((self.flags & SYN) != 0, 0, self.window_scale or 0)
+        return self.table.window.astype(np.int64) << shift
+
+    @cached_property
+    def sent(self) -> int:
+        """End of the highest payload byte seen from this side."""
+        ends = self.end[self.table.payload_bytes > 0]
+        return int(ends.max()) if len(ends) else 0
+
+    @cached_property
+    def sack_permitted(self) -> bool | None:
+        """SACK agreed on by both SYNs (RFC 2018 section 2); None when the handshake was not seen."""
+        offered = []
+        for side in (self, self.peer):
+            syn = (side.flags & SYN) != 0
+            if not syn.any():
+                return True if len(self.sacks) or len(self.peer.sacks) else None
+            offered.append(bool(side.table.sack_permitted[syn].any()))
+        return all(offered)
+
+    @cached_property
+    def sacks(self) -> list[tuple[int, int, int]]:
+        """(time_ns, left, right) of SACK blocks that *this side sent*, relative to the peer's bytes; D-SACKs left out."""
+        blocks = []
+        for row in np.flatnonzero((self.table.sack_count > 0) & (self.ack != NOT_ACK)).tolist():
+            raw_ack, ack, time = int(self.table.ack[row]), int(self.ack[row]), int(self.time_ns[row])
+            edges = [(ack + _signed(left - raw_ack), ack + _signed(right - raw_ack)) for left, right in self.table.sacks(row)]
+            for i, (left, right) in enumerate(edges):
+                # RFC 2883: a first block below the ACK, or inside the second block, reports a duplicate
+                dsack = i == 0 and (right <= ack or (len(edges) > 1 and edges[1][0] <= left and right <= edges[1][1]))
+                if not dsack and left < right:
+                    blocks.append((time, left, right))
+        return blocks
+
+    @cached_property
+    def fate(self) -> npt.NDArray[np.uint8]:
+        """Per row: NO_PAYLOAD, ACKED, SACKED, LOST (never acknowledged although a SACK shows later bytes, or sent in vain
+        to the end), UNKNOWN (the peer's side is not in the capture)."""
+        fate = np.full(len(self), UNKNOWN, np.uint8)
+        fate[self.table.payload_bytes == 0] = NO_PAYLOAD
+        if self.acked is None and not len(self.peer):
+            return fate
+        data = self.table.payload_bytes > 0
+        acked = data & (self.end <= (self.acked if self.acked is not None else 0))
+        fate[data] = LOST
+        for left, right in merge_ranges((a, b) for _, a, b in self.peer.sacks):
+            fate[data & (self.seq >= left) & (self.end <= right)] = SACKED
+        fate[acked] = ACKED
+        return fate
+
+    @cached_property
+    def wire_limit(self) -> int | None:
+        """Largest IP packet this side can put on the wire: the peer's MSS + headers. A longer frame is offloaded."""
+        mss = self.peer.mss
+        if mss is None:
+            return None
+        return mss + (40 if len(self.table) == 0 or self.table.ip_version[0] == 4 else 60)
+
+    @cached_property
+    def offloaded(self) -> Bools:
+        """Rows whose frame is longer than any packet on the wire (TSO, GSO, GRO, LRO)."""
+        limit = self.wire_limit
+        # without the handshake: above 1500 bytes only jumbo hosts send real packets, and they are rare on the way to an MX
+        rows: Bools = self.table.ip_bytes > (limit if limit is not None else 1500)
+        return rows
+
+
+@dataclass
+class Trace:
+    """One connection, both directions, and the ICMP errors that quote it."""
+
+    client: Endpoint
+    server: Endpoint
+    t0_ns: int
+    client_known: bool
+    c2s: Direction
+    s2c: Direction
+    icmp: list[IcmpError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.c2s.peer, self.s2c.peer = self.s2c, self.c2s
+
+    def __len__(self) -> int:
+        return len(self.c2s) + len(self.s2c)
+
+    @property
+    def directions(self) -> tuple[Direction, Direction]:
+        return self.c2s, self.s2c
+
+    @cached_property
+    def handshake_seen(self) -> bool:
+        return self.c2s.based and self.s2c.based
+
+    @cached_property
+    def start_ns(self) -> int:
+        return min(int(d.time_ns.min()) for d in self.directions if len(d))
+
+    @cached_property
+    def end_ns(self) -> int:
+        return max(int(d.time_ns.max()) for d in self.directions if len(d))
+
+    @cached_property
+    def rtt_s(self) -> float | None:
+        """Handshake round trip at the capture point: SYN to the ACK that completes it (None without both SYNs)."""
+        times = self.handshake_times_ns
+        return (times[2] - times[0]) / 1e9 if times else None
+
+    @cached_property
+    def handshake_times_ns(self) -> tuple[int, int, int] | None:
+        """Times of the last SYN before the SYN-ACK, the first SYN-ACK, and the client's first ACK after it."""
+        syn = self.c2s.time_ns[(self.c2s.flags & SYN) != 0]
+        synack = self.s2c.time_ns[(self.s2c.flags & SYN) != 0]
+        if not len(syn) or not len(synack):
+            return None
+        done = self.c2s.time_ns[((self.c2s.flags & (SYN | RST)) == 0) & (self.c2s.time_ns >= synack[0])]
+        before = syn[syn <= synack[0]]
+        if not len(done) or not len(before):
+            return None
+        return int(before[-1]), int(synack[0]), int(done[0])
+
+    @cached_property
+    def closed_by(self) -> str:
+        """client-fin, server-fin, client-rst, server-rst or open: who ended it first."""
+        first: tuple[int, str] | None = None
+        for d, who in ((self.c2s, "client"), (self.s2c, "server")):
+            for flag, how in ((FIN, "fin"), (RST, "rst")):
+                rows = np.flatnonzero(d.flags & flag)
+                if len(rows):
+                    at = int(d.time_ns[rows[0]])
+                    if first is None or at < first[0]:
+                        first = (at, f"{who}-{how}")
+        return first[1] if first else "open"
+
+
+def merge_ranges(ranges: object) -> list[tuple[int, int]]:
+    """The union of (left, right) ranges, sorted and disjoint."""
+    out: list[tuple[int, int]] = []
+    for left, right in sorted(ranges):  # type: ignore[call-overload]
+        if out and left <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], right))
+        else:
+            out.append((left, right))
+    return out
+
+
+def _signed(x: int) -> int:
+    """A difference of sequence numbers as the nearest signed number (RFC 9293 3.4: modulo 2**32)."""
+    return (x + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+
+
+def _last_before(bounds: Ints, n: int) -> Ints:
+    return np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)) if n else np.empty(0, np.int64)
+
+
+def measure(group: Group) -> Delivery:
+    """Relative numbers, resends and acknowledgments for all rows of a group, in columns."""
+    t, k = group.table, len(group)
+    n = len(t)
+    bounds = np.empty(2 * k + 1, np.int64)
+    bounds[0::2] = group.first
+    bounds[1::2] = group.middle
+    direction = _last_before(bounds, n)
+    nonempty = np.diff(bounds) > 0
+    head = bounds[:-1][nonempty]  # first row of each direction that has rows
+    payload = t.payload_bytes > 0
+    syn = (t.flags & SYN) != 0
+    has_ack = ((t.flags & ACK) != 0) & ((t.flags & RST) == 0)  # the ack field of a RST is not to be trusted
+
+    base, based = _origins(t, bounds, direction, syn, has_ack)
+    seq = _unwrap(t.seq, base[direction], head, nonempty, bounds)
+    end = seq + t.payload_bytes
+    peer = direction ^ 1
+    ack = np.full(n, NOT_ACK, np.int64)
+    rows = np.flatnonzero(has_ack)
+    if len(rows):
+        d = direction[rows]
+        new = np.empty(len(rows), bool)
+        new[0] = True
+        np.not_equal(d[1:], d[:-1], out=new[1:])
+        ack[rows] = _unwrap_runs(t.ack[rows], base[peer[rows]], np.flatnonzero(new), d)
+
+    sent = np.zeros(2 * k, np.int64)
+    acked = np.full(2 * k, NOT_ACK, np.int64)
+    if n:
+        top = np.where(payload, end, np.where(based[direction], 0, NOT_ACK // 2))
+        sent[nonempty] = np.maximum.reduceat(top, head)
+        sent[sent < 0] = 0
+        best = np.full(2 * k, NOT_ACK, np.int64)
+        best[nonempty] = np.maximum.reduceat(ack, head)
+        acked = best[np.arange(2 * k) ^ 1]
+
+    resend, sent_once = _overlaps(seq, end, payload, direction)
+    duplicate = _duplicates(t, seq, payload, resend, direction)
+    if duplicate.any():
+        real = payload & ~duplicate
+        resend, sent_once = _overlaps(seq, end, real, direction)
+    return Delivery(group, bounds, seq, end, ack, resend, duplicate, sent_once, acked, sent, based)
+
+
+def _origins(t: PacketTable, bounds: Ints, direction: Ints, syn: Bools, has_ack: Bools) -> tuple[Ints, Bools]:
+    """The raw sequence number of relative byte 0 per direction: ISN + 1, else the first seen, else the peer's first ACK."""
+    dirs = len(bounds) - 1
+    base = np.zeros(dirs, np.int64)
+    based = np.zeros(dirs, bool)
+    filled = np.diff(bounds) > 0
+    rows = np.flatnonzero(has_ack)[::-1]
+    base[direction[rows] ^ 1] = t.ack[rows]  # the earliest wins: later assignments overwrite
+    base[filled] = t.seq[bounds[:-1][filled]]
+    rows = np.flatnonzero(syn)[::-1]
+    base[direction[rows]] = t.seq[rows].astype(np.int64) + 1
+    based[direction[rows]] = True
+    # A SYN-ACK tells both origins; a one-way capture has only that
+    rows = np.flatnonzero(syn & has_ack)[::-1]
+    other = direction[rows] ^ 1
+    unseen = ~based[other]
+    base[other[unseen]] = t.ack[rows][unseen]
+    based[other[unseen]] = True
+    return base & 0xFFFFFFFF, based
+
+
+def _unwrap(raw: npt.NDArray[np.uint32], base: Ints, head: Ints, nonempty: Bools, bounds: Ints) -> Ints:
+    runs = np.repeat(np.flatnonzero(nonempty), np.diff(bounds)[nonempty])
+    return _unwrap_runs(raw, base, head, runs)
+
+
+def _unwrap_runs(raw: npt.NDArray[np.uint32], base: Ints, head: Ints, runs: Ints) -> Ints:
+    """Relative 64-bit numbers: each differs from the one before by the nearest signed 32-bit step."""
+    n = len(raw)
+    if not n:
+        return np.empty(0, np.int64)
+    step = np.empty(n, np.int64)
+    step[0] = 0
+    step[1:] = (raw[1:] - raw[:-1]).view(np.int32)
+    anchor = (raw[head].astype(np.int64) - base[head] + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+    step[head] = 0
+    total = np.cumsum(step)
+    # per run: subtract the running sum at its head, add the head's own relative number
+    shift = np.zeros(int(runs[-1]) + 1, np.int64)
+    shift[runs[head]] = anchor - total[head]
+    return total + shift[runs]
+
+
+def _overlaps(seq: Ints, end: Ints, data: Bools, direction: Ints) -> tuple[Bools, Bools]:
+    """Which data rows carry bytes sent before; which carry only bytes sent once."""
+    resend = np.zeros(len(seq), bool)
+    once = np.zeros(len(seq), bool)
+    rows = np.flatnonzero(data)
+    if not len(rows):
+        return resend, once
+    d = direction[rows] * _FAR
+    top = np.maximum.accumulate(end[rows] + d)
+    again = np.zeros(len(rows), bool)
+    again[1:] = seq[rows][1:] + d[1:] < top[:-1]
+    # the highest end may belong to the direction before: then it is below this one's numbers
+    low = np.minimum.accumulate((seq[rows] + d)[::-1])[::-1]
+    later = np.zeros(len(rows), bool)
+    later[:-1] = low[1:] < end[rows][:-1] + d[:-1]
+    resend[rows] = again
+    once[rows] = ~again & ~later
+    return resend, once
+
+
+def _duplicates(t: PacketTable, seq: Ints, payload: Bools, resend: Bools, direction: Ints) -> Bools:
+    """Second captures of the same packet: same bytes, same IP id (IPv6: same timestamps, another hop limit), at once.
+
+    Looked for only in directions where an apparent resend has a twin, so that a regular capture pays nothing.
+    """
+    twin = np.zeros(len(seq), bool)
+    suspects = np.unique(direction[resend])
+    for d in suspects.tolist():
+        lo, hi = np.searchsorted(direction, [d, d + 1])
+        seen: dict[tuple[int, ...], tuple[int, int]] = {}
+        part = t[lo:hi]
+        cols = (part.time_ns, seq[lo:hi], part.payload_bytes, part.ip_id, part.ts_val, part.ack, part.flags, part.ttl)
+        for i, (time, s, n, ip_id, ts, ack, flags, ttl) in enumerate(zip(*(c.tolist() for c in cols), strict=True)):
+            key = (s, n, ip_id, ts, ack, flags)
+            before = seen.get(key)
+            if before and time - before[0] <= DUPLICATE_NS and (ip_id or ttl != before[1]):
+                twin[lo + i] = True
+            else:
+                seen[key] = (time, ttl)
+    return twin

@@ -1,0 +1,638 @@
+"""What the packets of one direction say about the path's MTU: sizes delivered and lost, ICMP judged, offload, vantage.
+
+`examine` looks at one connection and direction and returns what was *seen* (`Sighting`); `detect.facts` words and
+`tcp.paths` weigh it together with the other connections between the same hosts.
+
+Theory. A packet above the path MTU with DF set vanishes each time it is sent, smaller ones pass (RFC 2923 2.1). Seen
+from before the narrow link: one byte range goes out again and again (RTO back-off, RFC 6298) while something smaller is
+answered. Seen from behind it: a hole in the sequence space that nothing fills. A dead path looks the same by size; what
+tells them apart is a small packet that provably passes after the first loss:
+
+* SACK (RFC 2018) of a smaller segment beyond the hole;
+* the peer sends its own last data again, gets our pure ACK, and stops: the ACK arrived;
+* without SACK: duplicate ACKs, when smaller segments were sent beyond the hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from ..capture.packets import ACK, FIN, RST, SYN, IcmpError, address_text
+from .delivery import ACKED, LOST, NOT_ACK, SACKED, Direction, Trace, merge_ranges
+from .connections import Bools, Ints
+from .streams import Stream
+
+At = Literal["at_sender", "middle", "at_receiver", "unknown"]
+
+# Two packets count as different in size when they differ by more than a change of TCP options can explain: a timestamp
+# or SACK block appearing moves at most one 8-byte block between resends of the same bytes.
+SAME_SIZE_BYTES = 8
+# A sender still puts out at the old size what was queued below TCP when the ICMP arrived; one RTT and the smallest Linux
+# RTO (200 ms) later every packet is a decision taken in its knowledge.
+ICMP_GRACE_NS = 200_000_000
+# RFC 1191 section 3: no IPv4 link has an MTU below 68; RFC 8200 section 5: none below 1280 for IPv6.
+FLOOR = {4: 68, 6: 1280}
+INITIAL_TTLS = (64, 128, 255)  # Linux, BSD, macOS / Windows / Solaris, network gear
+
+
+@dataclass(slots=True)
+class Stuck:
+    """One byte range that was sent several times (rows of a Direction, in time order)."""
+
+    seq: int
+    rows: list[int]
+    sizes: list[int]  # IP bytes on the wire of each send; an offloaded frame counts as a full packet
+    first_ns: int
+    last_ns: int
+    acked_ns: int | None  # when the peer acknowledged its first byte
+    lost_sizes: list[int]  # of the sends that are known to be lost
+    passed_size: int | None  # of the send that got through (the last before the ACK)
+    next_due_ns: int  # when the next resend was due: a capture that ends before proves less
+
+    @property
+    def ip_bytes(self) -> int:
+        """The smallest size in which it was lost: every larger one is lost for the same reason."""
+        return min(self.lost_sizes or self.sizes)
+
+    @property
+    def span_s(self) -> float:
+        return (self.last_ns - self.first_ns) / 1e9
+
+    @property
+    def shrank(self) -> bool:
+        """It passed in the end, and only after the sender had cut it smaller."""
+        return self.passed_size is not None and bool(self.lost_sizes) and self.passed_size < min(
+            self.lost_sizes
+        ) - SAME_SIZE_BYTES
+
+
+@dataclass(slots=True)
+class Hole:
+    """Bytes that never came by here, at the receiver's ACK, with proof that later bytes exist."""
+
+    seq: int
+    bytes: int  # length as far as known
+    since_ns: int
+    until_ns: int
+    later: Literal["bytes", "jumped-ack"]
+    later_rows: list[int]
+    filled_ns: int | None
+    fill_sizes: list[int]
+    fits_segments: bool
+    lost_ip_bytes: int  # no lost packet was larger than this; the full size when the hole is full segments
+    peer_resend_answered: bool | None
+
+    @property
+    def s(self) -> float:
+        return (self.until_ns - self.since_ns) / 1e9
+
+
+@dataclass(slots=True)
+class IcmpSighting:
+    """An ICMP "too big" about this direction, judged as a host should judge it (RFC 5927 4.1, RFC 1191, RFC 8201)."""
+
+    error: IcmpError
+    suspicion: str | None  # None = to be believed
+    resends_above: list[int]  # rows: quoted bytes sent again above the MTU, later than RTT + 200 ms
+    shrank: bool
+    went_on: bool
+
+
+@dataclass(slots=True)
+class Passed:
+    """A packet that got through after a given time, and how that is known."""
+
+    size: int
+    how: Literal["sack", "ack", "peer-resend-stopped", "new-data"]
+    time_ns: int  # when it was sent
+    rows: list[int]
+    of_peer: bool = False  # the rows belong to the peer's direction
+
+
+@dataclass
+class Sighting:
+    """All that one connection shows about one direction."""
+
+    direction: Direction
+    at: At
+    stuck: list[Stuck] = field(default_factory=list)
+    hole: Hole | None = None
+    icmp: list[IcmpSighting] = field(default_factory=list)
+    small_passed: list[Passed] = field(default_factory=list)  # after the main stuck range was first sent
+    small_failed: list[tuple[int, list[int]]] = field(default_factory=list)  # (size, rows)
+    peer_resends: int = 0  # of the peer's last data, after the first loss
+    peer_silent: bool = False  # nothing at all from the peer after the first loss
+    delivered: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # size -> (count, first sent, last sent)
+    lost: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    undecided: dict[int, int] = field(default_factory=dict)
+    sent_segments: int = 0
+    lost_segments: int = 0
+    delayed_s: float = 0.0  # longest time from first send to acknowledgment, of resent bytes
+    ack_past_hole: int = 0  # bytes that were acknowledged and are not in the capture
+    sack_outside: int = 0
+    bad_checksums: list[int] = field(default_factory=list)
+    window_shut: bool = False
+    window_scaling_broken: bool = False
+    reordered: bool = False
+    capture_end_ns: int = 0
+
+    @property
+    def main(self) -> Stuck | None:
+        """The stuck range with the strongest evidence: unresolved before resolved, more sends before fewer."""
+        return max(self.stuck, key=lambda s: (s.acked_ns is None, len(s.rows)), default=None)
+
+
+def hops(ttls: np.ndarray) -> int | None:  # type: ignore[type-arg]
+    """Routers passed, from the TTL and the nearest initial value at or above it (None without packets)."""
+    if not len(ttls):
+        return None
+    ttl = int(np.bincount(ttls).argmax())
+    return min(i - ttl for i in INITIAL_TTLS if i >= ttl)
+
+
+def capture_point(trace: Trace) -> tuple[At, At]:
+    """Where the capture was taken, seen from the client's data and from the server's data.
+
+    TTL first (no router between a host and the capture leaves the initial value); for two hosts without a router between
+    them the capturing host's own marks (packet type of Linux cooked capture), frames longer than the wire allows
+    (outgoing TSO), and the handshake's timing.
+    """
+    c, s = trace.c2s, trace.s2c
+    for own, label in ((c, ("at_sender", "at_receiver")), (s, ("at_receiver", "at_sender"))):
+        other = s if own is c else c
+        out = own.table.outgoing[own.table.outgoing >= 0]
+        back = other.table.outgoing[other.table.outgoing >= 0]
+        if len(out) and out.all() and not (len(back) and back.any()):
+            return label  # type: ignore[return-value]
+    ch, sh = hops(c.table.ttl), hops(s.table.ttl)
+    if ch is None or sh is None:
+        seen = ch if ch is not None else sh
+        if seen is None or seen != 0:
+            return "unknown", "unknown"
+        return ("at_sender", "at_receiver") if ch == 0 else ("at_receiver", "at_sender")
+    if ch == 0 and sh > 0:
+        return "at_sender", "at_receiver"
+    if sh == 0 and ch > 0:
+        return "at_receiver", "at_sender"
+    if ch > 0 and sh > 0:
+        return "middle", "middle"
+    times = trace.handshake_times_ns
+    if times:
+        there, back_ns = times[1] - times[0], times[2] - times[1]
+        # who answers at once is near; 4 : 1 keeps a busy host's scheduling delay from deciding
+        if there > 4 * back_ns and there > 200_000:
+            return "at_sender", "at_receiver"
+        if back_ns > 4 * there and back_ns > 200_000:
+            return "at_receiver", "at_sender"
+    if c.offloaded.any() and not s.offloaded.any() and c.based:
+        return "at_sender", "at_receiver"
+    return "unknown", "unknown"
+
+
+def _covering(d: Direction, seq: int) -> list[int]:
+    rows: list[int] = np.flatnonzero(d.data & (d.seq <= seq) & (d.end > seq)).tolist()
+    return rows
+
+
+def _wire_size(d: Direction, row: int) -> int:
+    """IP bytes of the packet that this row put on the wire; an offloaded frame leaves as full packets."""
+    size = int(d.ip_bytes[row])
+    limit = d.wire_limit
+    return min(size, limit) if limit is not None and size > limit else size
+
+
+def _acked_times(d: Direction) -> tuple[Ints, Ints]:
+    """The peer's cumulative acknowledgment over time: (time_ns, highest ack so far), in capture order."""
+    rows = np.flatnonzero(d.peer.ack != NOT_ACK)
+    return d.peer.time_ns[rows], np.maximum.accumulate(d.peer.ack[rows]) if len(rows) else d.peer.ack[rows]
+
+
+def _first_ack_above(times: Ints, top: Ints, seq: int) -> int | None:
+    i = int(np.searchsorted(top, seq, side="right"))
+    return int(times[i]) if i < len(top) else None
+
+
+def _stuck_at(d: Direction, seq: int, times: Ints, top: Ints) -> Stuck | None:
+    rows = _covering(d, seq)
+    if len(rows) < 2:
+        return None
+    acked_ns = _first_ack_above(times, top, seq)
+    if acked_ns is not None:
+        rows = [r for r in rows if d.time_ns[r] <= acked_ns] or rows[:1]
+    sizes = [_wire_size(d, r) for r in rows]
+    sent_at = [int(d.time_ns[r]) for r in rows]
+    passed = sizes[-1] if acked_ns is not None else None
+    lost = sizes[:-1] if acked_ns is not None else sizes
+    last_gap = sent_at[-1] - sent_at[-2] if len(rows) > 1 else 200_000_000
+    return Stuck(
+        seq, rows, sizes, sent_at[0], sent_at[-1], acked_ns, lost, passed, sent_at[-1] + 2 * max(last_gap, 200_000_000)
+    )
+
+
+def _find_stuck(d: Direction) -> list[Stuck]:
+    """Ranges sent at least three times, and the one at the receiver's last ACK if it was sent at least twice."""
+    times, top = _acked_times(d)
+    resent = d.seq[d.resend]
+    if not len(resent):
+        return []
+    starts, count = np.unique(resent, return_counts=True)
+    # re-cut resends begin elsewhere: every start counts that is covered often enough; at most the 16 most resent
+    candidates = starts[np.argsort(-count, kind="stable")][:16].tolist()
+    if d.acked is not None and d.acked < d.sent:
+        candidates.insert(0, d.acked)
+    found: dict[tuple[int, ...], Stuck] = {}
+    for seq in candidates:
+        stuck = _stuck_at(d, seq, times, top)
+        if stuck and (len(stuck.rows) >= 3 or (seq == d.acked and len(stuck.rows) >= 2)):
+            found.setdefault(tuple(stuck.rows), stuck)
+    return list(found.values())
+
+
+def _peer_resend_verdict(d: Direction, since_ns: int, end_ns: int) -> tuple[int, list[Passed], bool]:
+    """What became of what the *peer* sent after `since_ns`: (times it sent its last data again, proof that our ACK
+    arrived, proof that our ACKs die)."""
+    p = d.peer
+    talk = np.flatnonzero(((p.data) | ((p.flags & FIN) != 0)) & (p.time_ns > since_ns) & ~p.duplicate)
+    if not len(talk):
+        return 0, [], False
+    proofs: list[Passed] = []
+    resends = 0
+    failed = False
+    need = p.end + ((p.flags & FIN) != 0)
+    for seq in np.unique(p.seq[talk]).tolist():
+        same = talk[p.seq[talk] == seq]
+        earlier = np.flatnonzero((p.seq == seq) & (p.time_ns <= since_ns) & p.data)
+        again = len(same) if len(earlier) else len(same) - 1
+        resends = max(resends, again)
+        last = int(same[-1])
+        answer = np.flatnonzero((d.time_ns >= p.time_ns[last]) & (d.ack >= need[last]) & (d.ack != NOT_ACK))
+        before = np.flatnonzero((d.time_ns < p.time_ns[last]) & (d.ack >= need[last]) & (d.ack != NOT_ACK))
+        if again >= 3 and len(before):
+            failed = True
+            continue
+        if not len(answer):
+            continue
+        small = answer[d.payload_bytes[answer] == 0]
+        if not len(small):
+            continue
+        history = np.concatenate((earlier[-1:], same))
+        gap = int(np.diff(p.time_ns[history]).max()) if len(history) > 1 else 200_000_000
+        # the next resend would have come after twice the last interval (RFC 6298 5.5)
+        if end_ns >= int(p.time_ns[last]) + 2 * max(gap, 200_000_000) and again <= 2:
+            row = int(small[0])
+            proofs.append(Passed(int(d.ip_bytes[row]), "peer-resend-stopped", int(d.time_ns[row]), [last], of_peer=True))
+    return resends, proofs, failed
+
+
+def _sacked_passes(d: Direction, since_ns: int) -> Iterator[Passed]:
+    """Packets sent after `since_ns` that a SACK vouches for; a part of an offloaded frame counts with its own length."""
+    ranges = merge_ranges((a, b) for t, a, b in d.peer.sacks if t >= since_ns)
+    full = d.wire_limit
+    for row in np.flatnonzero(d.data & (d.time_ns >= since_ns)).tolist():
+        start, end = int(d.seq[row]), int(d.end[row])
+        for left, right in ranges:
+            a, b = max(start, left), min(end, right)
+            if a >= b:
+                continue
+            header = int(d.ip_bytes[row]) - int(d.payload_bytes[row])
+            if not d.offloaded[row]:
+                if a == start and b == end and d.sent_once[row]:
+                    yield Passed(int(d.ip_bytes[row]), "sack", int(d.time_ns[row]), [row])
+            elif full is not None:
+                yield Passed(min(b - a + header, full), "sack", int(d.time_ns[row]), [row])
+
+
+def _window_shut(d: Direction, stuck: Stuck) -> bool:
+    """The receiver's last word before the resends, and every later one, leaves no room for the stuck packet."""
+    p = d.peer
+    acks = np.flatnonzero((p.ack != NOT_ACK) & ((p.flags & (SYN | RST)) == 0))
+    if not len(acks):
+        return False
+    right_edge = p.ack[acks] + p.window_bytes[acks]
+    later = p.time_ns[acks] >= stuck.first_ns
+    edge = right_edge[later].max() if later.any() else right_edge[-1]
+    if d.peer.window_scale is None:
+        # unscaled windows are lower bounds: only a zero window is shut for certain
+        words = p.table.window[acks][later] if later.any() else p.table.window[acks][-1:]
+        return bool((words == 0).all())
+    return bool(edge < stuck.seq + 1)
+
+
+def _sizes(d: Direction, sighting: Sighting) -> None:
+    """The ledger of sizes: delivered for certain, lost for certain, undecided; and how many losses there were."""
+    rows = np.flatnonzero(d.data)
+    if not len(rows):
+        return
+    fate = d.fate
+    spurious = sum(1 for _ in _dsacks(d))
+    whole = ~d.offloaded[rows]
+    good = d.sent_once[rows] & ((fate[rows] == ACKED) | (fate[rows] == SACKED)) & whole
+    # at the receiver a packet that is here was delivered, acknowledged or not
+    if sighting.at == "at_receiver":
+        good = whole & (d.table.fragments[rows] == 0)
+    else:
+        good &= d.df[rows] & (d.table.fragments[rows] == 0)
+    superseded = _superseded(d, rows)
+    bad = whole & ~good & (superseded | ((fate[rows] == LOST) & (len(d.peer) > 0)))
+    if sighting.at == "at_receiver":
+        bad &= False
+    for mask, ledger in ((good, sighting.delivered), (bad, sighting.lost)):
+        sizes, first, inverse, count = np.unique(
+            d.ip_bytes[rows][mask], return_index=True, return_inverse=True, return_counts=True
+        )
+        times = d.time_ns[rows][mask]
+        last = np.zeros(len(sizes), np.int64)
+        np.maximum.at(last, inverse, times)
+        for size, n, f, t in zip(sizes.tolist(), count.tolist(), times[first].tolist(), last.tolist(), strict=True):
+            ledger[size] = (n, f, t)
+    other = whole & ~good & ~bad
+    for size, n in zip(*(x.tolist() for x in np.unique(d.ip_bytes[rows][other], return_counts=True)), strict=True):
+        sighting.undecided[size] = n
+    sighting.sent_segments = len(rows)
+    sighting.lost_segments = max(int(d.resend[rows].sum()) - spurious, 0)
+    times, top = _acked_times(d)
+    for row in rows[superseded].tolist():
+        acked = _first_ack_above(times, top, int(d.seq[row]))
+        until = acked if acked is not None else int(d.time_ns[rows[-1]])
+        sighting.delayed_s = max(sighting.delayed_s, (until - int(d.time_ns[row])) / 1e9)
+
+
+def _superseded(d: Direction, rows: Ints) -> Bools:
+    """Rows whose first byte was sent again later: each such send was lost, or its ACK was."""
+    later_low = np.minimum.accumulate(d.seq[rows][::-1])[::-1]
+    out = np.zeros(len(rows), bool)
+    out[:-1] = later_low[1:] < d.end[rows][:-1]
+    candidates = np.flatnonzero(out)
+    for i in candidates.tolist():
+        seq = d.seq[rows[i]]
+        out[i] = bool(((d.seq[rows[i + 1 :]] <= seq) & (d.end[rows[i + 1 :]] > seq)).any())
+    return out
+
+
+def _dsacks(d: Direction) -> Iterator[tuple[int, int]]:
+    """D-SACK blocks about this direction's bytes (RFC 2883): what arrived twice, so that a resend was needless."""
+    p = d.peer
+    for row in np.flatnonzero((p.table.sack_count > 0) & (p.ack != NOT_ACK)).tolist():
+        raw, ack = int(p.table.ack[row]), int(p.ack[row])
+        left, right = p.table.sacks(row)[0]
+        a, b = (ack + (((x - raw + 0x80000000) & 0xFFFFFFFF) - 0x80000000) for x in (left, right))
+        if b <= ack and a >= 0:
+            yield a, b
+
+
+def _judge_icmp(d: Direction, trace: Trace, errors: list[IcmpError], rtt_ns: int) -> list[IcmpSighting]:
+    times, top = _acked_times(d)
+    ends = np.maximum.accumulate(np.where(d.table.payload_bytes > 0, d.end, 0)) if len(d) else d.end
+    out = []
+    for e in errors:
+        mtu = e.mtu or 0
+        suspicion = None
+        quoted = None
+        if e.quoted_seq is not None and len(d):
+            quoted = int(d.seq[0]) + ((e.quoted_seq - int(d.table.seq[0]) + 0x80000000 & 0xFFFFFFFF) - 0x80000000)
+            i = int(np.searchsorted(d.time_ns, e.time_ns, side="right")) - 1
+            j = int(np.searchsorted(times, e.time_ns, side="right")) - 1
+            nxt = int(ends[i]) if i >= 0 else 0
+            una = int(top[j]) if j >= 0 else 0
+            if not una <= quoted < max(nxt, 1):
+                suspicion = "sequence-outside-window"
+        # MTU 0: a router older than RFC 1191 (its section 5), not a lie; Linux then goes down to 552
+        if suspicion is None and mtu and e.quoted_ip_bytes is not None and mtu >= e.quoted_ip_bytes:
+            suspicion = "mtu-not-below-packet"
+        if suspicion is None and (mtu or e.ip_version == 6) and mtu < FLOOR[e.ip_version]:
+            suspicion = "mtu-under-floor"
+        after = d.data & (d.time_ns > e.time_ns + rtt_ns + ICMP_GRACE_NS)
+        above: list[int] = []
+        shrank = went_on = False
+        if suspicion is None:
+            limit = mtu or 576  # RFC 1191 section 5: without an MTU, at most the plateau of 576
+            big = after & (d.ip_bytes > limit) & ~d.offloaded
+            if quoted is not None:
+                above = np.flatnonzero(big & (d.seq <= quoted) & (d.end > quoted)).tolist()
+                went_on = (_first_ack_above(times, top, quoted) or 0) > e.time_ns
+            shrank = not big.any() or (mtu == 0 and went_on)
+        out.append(IcmpSighting(e, suspicion, above, shrank, went_on))
+    return out
+
+
+def _full_segment(d: Direction) -> tuple[int, int] | None:
+    """(payload, IP bytes) of a full packet in this direction: the smaller MSS of the two, timestamps counted (RFC 6691)."""
+    offers = [m for m in (d.mss, d.peer.mss) if m]
+    if not offers:
+        return None
+    header = 40 if d.table.ip_version.size == 0 or d.table.ip_version[0] == 4 else 60
+    options = 12 if bool(d.table.has_ts.any()) else 0
+    return min(offers) - options, min(offers) + header
+
+
+def _find_hole(d: Direction, end_ns: int) -> Hole | None:
+    """The receiver's ACK waits at a byte that never passed this point although later bytes exist."""
+    if d.acked is None or not len(d):
+        return None
+    stream = Stream(d)
+    at = d.acked
+    covering = _covering(d, at)
+    beyond = np.flatnonzero(d.data & (d.seq > at))
+    jumped = np.flatnonzero(
+        ((d.flags & (SYN | RST)) == 0) & ((d.flags & ACK) != 0) & (d.payload_bytes == 0) & (d.seq > at) & ~d.duplicate
+    )
+    fill_rows = [r for r in covering]
+    if fill_rows and not len(beyond):
+        return None
+    later_rows = beyond if len(beyond) else jumped
+    if not len(later_rows):
+        return _filled_hole(d, end_ns)
+    if fill_rows:
+        return None
+    acks, top = _acked_times(d)
+    reached = int(acks[int(np.searchsorted(top, at, side="left"))])
+    since = max(reached, min(int(d.time_ns[later_rows[0]]), reached) if reached else 0)
+    next_known = min((s.start for s in stream.segments if s.start > at), default=stream.end)
+    length = next_known - at
+    return _hole(d, at, length, since, end_ns, "bytes" if len(beyond) else "jumped-ack", later_rows.tolist(), None, [])
+
+
+def _filled_hole(d: Direction, end_ns: int) -> Hole | None:
+    """The longest-lasting hole that was filled in the end, if the ACK waited at it."""
+    rows = np.flatnonzero(d.data)
+    if len(rows) < 2:
+        return None
+    top = np.maximum.accumulate(d.end[rows])
+    best: Hole | None = None
+    jumps = np.flatnonzero(d.seq[rows][1:] > top[:-1]) + 1
+    for j in jumps[:64].tolist():
+        at = int(top[j - 1])
+        fill = [int(r) for r in rows[j + 1 :] if d.seq[r] <= at < d.end[r]]
+        if not fill:
+            continue
+        since, until = int(d.time_ns[rows[j]]), int(d.time_ns[fill[0]])
+        if best is None or until - since > best.until_ns - best.since_ns:
+            start = int(d.seq[rows[j]])
+            filled = [int(d.ip_bytes[r]) for r in rows[j + 1 :] if at <= d.seq[r] < start]
+            best = _hole(d, at, start - at, since, until, "bytes", [int(rows[j])], until, filled)
+    return best
+
+
+def _hole(
+    d: Direction,
+    at: int,
+    length: int,
+    since: int,
+    until: int,
+    later: Literal["bytes", "jumped-ack"],
+    later_rows: list[int],
+    filled_ns: int | None,
+    fill_sizes: list[int],
+) -> Hole:
+    full = _full_segment(d)
+    header = (40 if d.table.ip_version[0] == 4 else 60) + (12 if bool(d.table.has_ts.any()) else 0)
+    fits = full is not None and length % full[0] == 0
+    lost = length + header
+    if full is not None and lost > full[1]:
+        lost = full[1]
+    _, proofs, failed = _peer_resend_verdict(d, since - 1, until)
+    answered = True if proofs else (False if failed else None)
+    return Hole(at, length, since, until, later, later_rows, filled_ns, fill_sizes, fits, lost, answered)
+
+
+def examine(trace: Trace, capture_end_ns: int) -> tuple[Sighting, Sighting]:
+    """What one connection shows about the client's data and about the server's data."""
+    points = capture_point(trace)
+    rtt_ns = int((trace.rtt_s or 0.0) * 1e9)
+    out = []
+    for d, at in zip(trace.directions, points, strict=True):
+        out.append(_examine_direction(trace, d, at, rtt_ns, capture_end_ns))
+    return out[0], out[1]
+
+
+def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_end_ns: int) -> Sighting:
+    s = Sighting(d, at, capture_end_ns=capture_end_ns)
+    if not len(d):
+        return s
+    version = int(d.table.ip_version[0])
+    source = (int(d.table.src_hi[0]) << 64) | int(d.table.src_lo[0])
+    port = int(d.table.src_port[0])
+    about = [e for e in trace.icmp if e.is_too_big and e.quoted_src == source and e.quoted_src_port == port]
+    s.icmp = _judge_icmp(d, trace, about, rtt_ns)
+    s.stuck = _find_stuck(d)
+    if d.acked is not None and d.acked > d.sent + 1:
+        s.ack_past_hole = d.acked - d.sent
+    s.ack_past_hole += _acked_gap_bytes(d)
+    s.sack_outside = sum(1 for _, left, right in d.peer.sacks if left < 0 or right > d.sent + (1 << 20))
+    _sizes(d, s)
+    main = s.main
+    if main is not None:
+        _after_first_loss(d, s, main, rtt_ns)
+    elif at != "at_sender":
+        s.hole = _find_hole(d, capture_end_ns)
+    assert version in (4, 6)
+    return s
+
+
+def _acked_gap_bytes(d: Direction) -> int:
+    """Bytes below the highest ACK that the capture does not hold: the capture lost them, the path did not."""
+    if d.acked is None or not d.data.any():
+        return 0
+    rows = np.flatnonzero(d.data)
+    top = np.maximum.accumulate(d.end[rows])
+    jump = np.flatnonzero(d.seq[rows][1:] > top[:-1])
+    if not len(jump):
+        return 0
+    covered = merge_ranges(zip(d.seq[rows].tolist(), d.end[rows].tolist(), strict=True))
+    gaps = 0
+    for (_, a), (b, _) in zip(covered, covered[1:], strict=False):
+        if b <= d.acked:
+            gaps += b - a
+    return gaps
+
+
+def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> None:
+    since = main.first_ns
+    until = main.acked_ns if main.acked_ns is not None else s.capture_end_ns
+    size = main.ip_bytes
+    p = d.peer
+    passed = list(_sacked_passes(d, since))
+    s.small_passed += [x for x in passed if x.size < size]
+    resends, proofs, failed = _peer_resend_verdict(d, since, until)
+    s.peer_resends = resends
+    s.small_passed += proofs
+    if not d.sack_permitted:
+        s.small_passed += _duplicate_acks(d, main, size, since)
+    # nothing from the peer later than what was under way when the loss began
+    grace = since + 2 * rtt_ns + 100_000_000
+    s.peer_silent = not bool(((p.time_ns > grace) & (p.time_ns <= until)).any()) and not s.small_passed
+    if failed:
+        acks = np.flatnonzero((d.payload_bytes == 0) & (d.time_ns > since) & (d.ack != NOT_ACK))
+        if len(acks):
+            s.small_failed.append((int(d.ip_bytes[acks].min()), acks.tolist()))
+    _smaller_lost(d, s, main)
+    s.window_shut = _window_shut(d, main)
+    s.window_scaling_broken = bool(
+        d.peer.window_scale and abs(main.seq - 65_535) <= 1 and not s.small_passed
+    )
+    if s.at != "at_sender":
+        s.bad_checksums = [r for r in main.rows if checksum_wrong(d, r)]
+
+
+def _duplicate_acks(d: Direction, main: Stuck, size: int, since: int) -> list[Passed]:
+    """Without SACK: pure duplicate ACKs at the hole, when smaller segments were sent beyond it."""
+    p = d.peer
+    dup = np.flatnonzero((p.time_ns > since) & (p.ack == main.seq) & (p.payload_bytes == 0) & ((p.flags & (SYN | RST | FIN)) == 0))
+    small = np.flatnonzero(d.data & (d.time_ns >= since) & (d.seq > main.seq) & (d.ip_bytes < size) & ~d.offloaded)
+    if len(dup) and len(small):
+        row = int(small[0])
+        return [Passed(int(d.ip_bytes[row]), "ack", int(d.time_ns[row]), [row])]
+    return []
+
+
+def _smaller_lost(d: Direction, s: Sighting, main: Stuck) -> None:
+    """Smaller data that died as well although the peer still answered: counter-evidence against a narrow path."""
+    if main.acked_ns is not None:
+        return
+    fate = d.fate
+    alive = d.peer.time_ns[-1] if len(d.peer) else 0
+    rows = np.flatnonzero(
+        d.data
+        & (d.time_ns >= main.first_ns)
+        & (fate == LOST)
+        & (d.ip_bytes < main.ip_bytes - SAME_SIZE_BYTES)
+        & ~d.offloaded
+    )
+    for size in np.unique(d.ip_bytes[rows]).tolist():
+        same = rows[d.ip_bytes[rows] == size]
+        # sent at least twice, or sent once while SACK is in use and the peer spoke later
+        if len(same) >= 2 or (d.sack_permitted and alive > int(d.time_ns[same[-1]]) + 1_000_000_000):
+            s.small_failed.append((int(size), same.tolist()))
+
+
+def checksum_wrong(d: Direction, row: int) -> bool:
+    """The TCP checksum of a whole captured packet is wrong (RFC 9293 3.1); False when it cannot be told."""
+    t = d.table
+    if int(t.payload_captured[row]) < int(t.payload_bytes[row]) or int(t.fragments[row]) or int(t.ip_version[row]) not in (4, 6):
+        return False
+    packet = t.packet(row)
+    header = int(t.ip_bytes[row]) - int(t.payload_bytes[row])
+    ip_header = (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else 40
+    segment = packet[ip_header:]
+    if len(segment) < 20 or len(packet) < header:
+        return False
+    if packet[0] >> 4 == 4:
+        pseudo = packet[12:20] + b"\x00\x06" + len(segment).to_bytes(2, "big")
+    else:
+        pseudo = packet[8:40] + len(segment).to_bytes(4, "big") + b"\x00\x00\x00\x06"
+    return _ones_sum(pseudo + segment) != 0xFFFF
+
+
+def _ones_sum(data: bytes) -> int:
+    total = sum(memoryview(data + b"\x00" * (len(data) & 1)).cast("H"))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def icmp_source(e: IcmpError) -> str:
+    return address_text(e.src >> 64, e.src & (1 << 64) - 1)
