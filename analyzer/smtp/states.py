@@ -1,0 +1,307 @@
+"""The order of an SMTP dialogue: one machine, fed with tokens.
+
+Theory of operation
+-------------------
+A dialogue is two queues. The client's side is a row of *requests*: the connection itself (its answer is the
+greeting, RFC 5321 3.1), commands, lines of an AUTH exchange, mail bodies. The server answers them one by one, in
+order, however many are under way (RFC 2920 3.2: pipelining). So a reply belongs to the oldest request that has no
+reply yet. What breaks the rule is listed here, and nowhere else:
+
+* a ``421`` may come at any time, unasked (RFC 5321 3.8);
+* an LMTP server answers a body once per accepted recipient (RFC 2033 4.2);
+* a server may answer a body before its end (it will not read the rest);
+* bytes that were not captured hide requests or replies. Then the caller says so (`skip_request`, ``asked=False``),
+  because only the caller knows where the bytes lie.
+
+Replies change what the client's next bytes are (`Expect`): after ``354`` to DATA a body, after ``334`` to AUTH a
+line that is no command, after ``220`` to STARTTLS no text at all. That is all the feedback there is; everything else
+only moves forward through the phases:
+
+    connect -> greeting -> ehlo -> [starttls -> tls] -> [auth] -> mail -> rcpt -> data -> body -> end-of-data -> quit
+                                                          ^                                           |
+                                                          +-------------------------------------------+
+
+The machine sees no text and no offsets, only tokens: a verb, a reply code, "a body". It gives back numbers: command 3
+was answered by reply 4. Whoever feeds it keeps the lines. So the same row of tokens always gives the same `Shape`,
+wherever the lines came from, and a shape can be remembered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, NamedTuple
+
+from .grammar import AUTH_RESPONSE
+
+Phase = Literal[
+    "connect", "greeting", "ehlo", "starttls", "tls", "auth", "mail", "rcpt", "data", "body", "end-of-data", "quit"
+]  # fmt: skip
+EndedBy = Literal["reply", "refused", "rset", "quit", "ehlo", "mail", "421"]
+
+
+class Expect(Enum):
+    """What the client's next bytes are."""
+
+    COMMAND = "a command line"
+    AUTH = "a line of an AUTH exchange"
+    BODY = "a mail, up to CR LF . CR LF"
+    TLS = "TLS records"
+    UNCLEAR = "a mail or a command: the answer to DATA was not seen"
+
+
+class Mark(Enum):
+    """What a request means for the mail under way."""
+
+    NONE = 0
+    OPEN = 1  # begins a mail
+    RECIPIENT = 2
+    CONTENT = 3  # DATA, BDAT
+    CLOSE = 4  # gives up what has not been sent: RFC 5321 4.1.1.1 (EHLO, HELO), 4.1.1.5 (RSET), 4.1.1.10 (QUIT)
+
+
+class Step(NamedTuple):
+    """One row of the table: what a request does, and what a positive (2xx) or intermediate (3xx) reply to it does."""
+
+    phase: Phase | None  # reached when the client sends it; None: stays
+    answered: Phase | None = None  # reached with a 2xx
+    mark: Mark = Mark.NONE
+    expect: Expect = Expect.COMMAND  # of the client's next bytes, before the reply
+    on_2xx: Expect | None = None
+    on_3xx: Expect | None = None
+
+
+CONNECT = "CONNECT"
+BODY = "BODY"
+
+STEPS: dict[str, Step] = {
+    CONNECT: Step("connect", "greeting"),
+    "EHLO": Step("ehlo", mark=Mark.CLOSE),
+    "HELO": Step("ehlo", mark=Mark.CLOSE),
+    "LHLO": Step("ehlo", mark=Mark.CLOSE),
+    "STARTTLS": Step("starttls", "tls", on_2xx=Expect.TLS),
+    "X-ANONYMOUSTLS": Step("starttls", "tls", on_2xx=Expect.TLS),
+    "AUTH": Step("auth", on_3xx=Expect.AUTH),
+    "X-EXPS": Step("auth", on_3xx=Expect.AUTH),
+    AUTH_RESPONSE: Step("auth", on_3xx=Expect.AUTH),
+    "MAIL": Step("mail", mark=Mark.OPEN),
+    "SEND": Step("mail", mark=Mark.OPEN),
+    "SOML": Step("mail", mark=Mark.OPEN),
+    "SAML": Step("mail", mark=Mark.OPEN),
+    "RCPT": Step("rcpt", mark=Mark.RECIPIENT),
+    "DATA": Step("data", mark=Mark.CONTENT, expect=Expect.UNCLEAR, on_3xx=Expect.BODY),
+    "RSET": Step(None, mark=Mark.CLOSE),
+    "QUIT": Step("quit", mark=Mark.CLOSE),
+}
+_OTHER = Step(None)
+
+_ENDED_BY: dict[str, EndedBy] = {"EHLO": "ehlo", "HELO": "ehlo", "LHLO": "ehlo", "RSET": "rset", "QUIT": "quit"}
+
+
+@dataclass(slots=True)
+class MailShape:
+    """One mail as numbers of commands, bodies and replies (from 0)."""
+
+    mail: int | None = None  # its MAIL command; None: not seen
+    recipients: list[int] = field(default_factory=list)  # its RCPT commands
+    content: list[int] = field(default_factory=list)  # its DATA command, or its BDAT commands
+    bodies: list[int] = field(default_factory=list)  # its body, or its chunks
+    complete: bool = False  # the end of the content was seen: the terminator, or all bytes of BDAT .. LAST
+    via: Literal["data", "bdat"] = "data"
+    replies: list[int] = field(default_factory=list)  # final replies: one, or one per recipient (LMTP)
+    ended_by: EndedBy | None = None
+
+
+@dataclass(slots=True)
+class Shape:
+    """What a row of tokens means."""
+
+    answers: list[int | None] = field(default_factory=list)  # command -> reply; None: none seen
+    greeting: int | None = None
+    mails: list[MailShape] = field(default_factory=list)
+    unasked: list[int] = field(default_factory=list)  # replies that answer nothing that was seen
+    phase: Phase = "connect"
+    awaited: str | None = None  # the oldest request without a reply
+    expect: Expect = Expect.COMMAND
+    lmtp: bool = False
+
+
+class Request(NamedTuple):
+    """Something that the server owes a reply to."""
+
+    verb: str
+    command: int | None  # None: the connection, or a body
+    mail: MailShape | None
+
+
+class Machine:
+    """Feed it with `command`, `body`, `chunk` and `reply` in any order that keeps a reply behind what it answers."""
+
+    def __init__(self, *, from_start: bool = True) -> None:
+        self.shape = Shape()
+        self._codes: list[int] = []
+        self._bodies = 0
+        self._pending: deque[Request] = deque()
+        self._mail: MailShape | None = None  # under way: its content is not complete
+        self._accepted = 0  # recipients of it that were accepted
+        self._certain = from_start  # False: requests may have been missed
+        if from_start:
+            self._pending.append(Request(CONNECT, None, None))
+
+    @property
+    def oldest(self) -> Request | None:
+        """The request that the next reply answers."""
+        return self._pending[0] if self._pending else None
+
+    # ------------------------------------------------------------ the client's side
+
+    def command(self, verb: str) -> int:
+        """The client sent a command, or a line of an AUTH exchange; returns its number."""
+        shape = self.shape
+        step = STEPS.get(verb, _OTHER)
+        number = len(shape.answers)
+        shape.answers.append(None)
+        if step.phase:
+            shape.phase = step.phase
+        if verb == "LHLO":
+            shape.lmtp = True
+        if step.mark is not Mark.NONE:
+            self._mark(step.mark, verb, number)
+        self._pending.append(Request(verb, number, self._mail))
+        if step.mark is Mark.CLOSE:
+            self._mail = None
+        shape.expect = step.expect
+        return number
+
+    def _mark(self, mark: Mark, verb: str, number: int) -> None:
+        if mark is Mark.OPEN:
+            self._close("mail")
+            self._open().mail = number
+        elif mark is Mark.RECIPIENT:
+            if self._mail is None and not self._certain:
+                self._open()
+            if self._mail is not None:
+                self._mail.recipients.append(number)
+        elif mark is Mark.CONTENT:
+            if self._mail is not None:
+                self._mail.content.append(number)
+        else:
+            self._close(_ENDED_BY[verb])
+
+    def chunk(self, *, last: bool, complete: bool) -> int:
+        """The client sent ``BDAT n`` and n bytes (RFC 3030); returns the number of the command.
+
+        complete: all n bytes were seen.
+        """
+        shape = self.shape
+        mail = self._mail or self._open()
+        number = len(shape.answers)
+        shape.answers.append(None)
+        mail.via = "bdat"
+        mail.content.append(number)
+        mail.bodies.append(self._next_body())
+        self._pending.append(Request(BODY if last else "BDAT", number, mail))
+        shape.phase = "body"
+        shape.expect = Expect.COMMAND
+        if last and complete:
+            mail.complete = True
+            shape.phase = "end-of-data"
+        if last:
+            self._mail = None
+        return number
+
+    def body(self, *, complete: bool) -> int:
+        """The client sent a mail after DATA; returns its number among the bodies. complete: its end was seen."""
+        shape = self.shape
+        mail = self._mail or self._open()
+        mail.bodies.append(self._next_body())
+        mail.complete = complete
+        shape.phase = "end-of-data" if complete else "body"
+        shape.expect = Expect.COMMAND
+        if not mail.replies:
+            answers = self._accepted if shape.lmtp else 1
+            self._pending.extend([Request(BODY, None, mail)] * max(answers, 1))
+        self._mail = None
+        return mail.bodies[-1]
+
+    def _next_body(self) -> int:
+        self._bodies += 1
+        return self._bodies - 1
+
+    def _open(self) -> MailShape:
+        self._mail = MailShape()
+        self._accepted = 0
+        self.shape.mails.append(self._mail)
+        return self._mail
+
+    def _close(self, by: EndedBy) -> None:
+        if self._mail is not None and self._mail.ended_by is None:
+            self._mail.ended_by = by
+        self._mail = None
+
+    # ------------------------------------------------------------ the server's side
+
+    def reply(self, code: int, *, asked: bool = True) -> int:
+        """The server replied; returns the reply's number. asked=False: it answers nothing that was seen."""
+        shape = self.shape
+        number = len(self._codes)
+        self._codes.append(code)
+        if not asked or not self._pending:
+            self._unasked(code, number)
+            return number
+        request = self._pending.popleft()
+        step = STEPS.get(request.verb, _OTHER)
+        if request.command is None and request.verb == CONNECT:
+            shape.greeting = number
+        if request.command is not None:
+            shape.answers[request.command] = number
+        if 200 <= code < 300 and step.answered and shape.phase == step.phase:
+            shape.phase = step.answered
+        if not self._pending:  # else the client went on without waiting, and what came next is settled
+            if code < 300 and step.on_2xx:
+                shape.expect = step.on_2xx
+            elif 300 <= code < 400 and step.on_3xx:
+                shape.expect = step.on_3xx
+                if shape.expect is Expect.BODY:
+                    shape.phase = "body"
+            elif shape.expect is Expect.UNCLEAR:
+                shape.expect = Expect.COMMAND
+        self._answer_mail(request, code, number)
+        return number
+
+    def _unasked(self, code: int, number: int) -> None:
+        self.shape.unasked.append(number)
+        mail = self._mail
+        if mail is None:
+            return
+        if self.shape.expect is Expect.BODY:  # answered before its end
+            mail.replies.append(number)
+            mail.ended_by = "reply"
+        elif code == 421:  # RFC 5321 3.8: the server closes, and with it the mail under way
+            mail.replies.append(number)
+            mail.ended_by = "421"
+            self._mail = None
+
+    def _answer_mail(self, request: Request, code: int, number: int) -> None:
+        mail = request.mail
+        if mail is None:
+            return
+        if request.verb == BODY:
+            mail.replies.append(number)
+            mail.ended_by = "reply"
+        elif request.verb == "RCPT":
+            if code < 300 and mail is self._mail:
+                self._accepted += 1
+        elif code >= 400 and request.verb in ("MAIL", "DATA", "BDAT", "SEND", "SOML", "SAML"):
+            mail.replies.append(number)
+            mail.ended_by = mail.ended_by or "refused"
+            if mail is self._mail and request.verb != "BDAT":
+                self._mail = None
+
+    # ------------------------------------------------------------ the whole
+
+    def result(self) -> Shape:
+        """What the tokens so far mean."""
+        self.shape.awaited = self._pending[0].verb if self._pending else None
+        return self.shape
