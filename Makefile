@@ -10,11 +10,11 @@ SUDO   := $(shell [ "$$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n
 CAN_APT := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; } && echo yes)
 APT    := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
-.PHONY: help venv tshark demo test lint lab lab-score bench fuzz notebooks clean
+.PHONY: help venv tshark demo test lint lab lab-score bench fuzz notebooks docs clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | lint | lab | lab-score | bench | fuzz | notebooks | venv | tshark | clean"
+	@echo "make demo | test | lint | lab | lab-score | bench | fuzz | notebooks | docs | venv | tshark | clean"
 
 venv: $(READY)
 
@@ -65,6 +65,10 @@ fuzz: venv
 
 notebooks: venv
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+# Writes the outputs that README.md and docs/ show anew; the tests demand that they are true.
+docs: venv
+	$(BIN)/python tests/docs/examples.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

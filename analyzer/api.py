@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import case as _case
 from .errors import UsageError
@@ -57,6 +57,39 @@ def make_options(kind: type[Options], given: dict[str, Any]) -> Options:
         if name in given:
             given[name] = (frozenset if name == "ports" else tuple)(given[name])
     return kind(**given)
+
+
+class Example(NamedTuple):
+    """A capture that a rule names as its example, and what became of it."""
+
+    rule: str
+    capture: str
+    must_fire: bool
+    fired: bool | None  # None: the capture is not here
+
+    @property
+    def as_expected(self) -> bool:
+        return self.fired == self.must_fire
+
+
+def try_rules(packs: Sequence[str] = ()) -> Iterator[Example]:
+    """Every example of the rules in `packs` (files or folders; none: the built-in pack), each tried on its capture.
+
+    A capture is looked for beside the rule file, then among the project's samples.
+    """
+    from .detect import rule as rules
+
+    samples = rules.built_in().parent / "sample_pcaps"
+    fired_on: dict[Path, set[str]] = {}
+    for rule in rules.load(packs, with_built_in=not packs):
+        for name, must_fire in [*((n, True) for n in rule.fires_on), *((n, False) for n in rule.quiet_on)]:
+            capture = next((p for p in (Path(rule.file).parent / name, samples / name) if p.exists()), None)
+            if capture is None:
+                yield Example(rule.id, name, must_fire, None)
+                continue
+            if capture not in fired_on:
+                fired_on[capture] = {f.rule for f in analyze(capture, rules=packs).data.findings}
+            yield Example(rule.id, name, must_fire, rule.id in fired_on[capture])
 
 
 class Case:

@@ -78,6 +78,41 @@ def analyze(args: argparse.Namespace) -> int:
     return _status(case, args)
 
 
+def rules_list(args: argparse.Namespace) -> int:
+    """The rules, one a line."""
+    from .detect import rule as rules
+
+    _write("".join(f"{rule.id:26} {rule.role:12} {rule.title}\n" for rule in rules.load(args.rules or ())), "-")
+    return DONE
+
+
+def rules_show(args: argparse.Namespace) -> int:
+    """A rule's documentation, made from its file."""
+    from .detect import rule as rules
+    from .report import rule_page
+
+    _write(rule_page.render(rules.load(args.rules or ()).get(args.id)), "-")
+    return DONE
+
+
+def rules_test(args: argparse.Namespace) -> int:
+    """Every rule's own examples; 1 when one is not as the rule says, 3 when a capture is missing."""
+    from . import api
+
+    tried = []
+    for example in api.try_rules(args.packs):
+        tried.append(example)
+        if not example.as_expected:
+            must = "must fire" if example.must_fire else "must stay quiet"
+            what = "the capture is not here" if example.fired is None else "it does not" if example.must_fire else "it fires"
+            _write(f"{example.rule}: {must} on {example.capture}: {what}\n", "-")
+    missing = sum(example.fired is None for example in tried)
+    wrong = sum(not example.as_expected for example in tried) - missing
+    rules = len({example.rule for example in tried})
+    _write(f"{len(tried)} examples of {rules} rules: {wrong} not as expected, {missing} captures missing\n", "-")
+    return COUNTED if wrong else UNREADABLE if missing else DONE
+
+
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the analysis that were given on the command line."""
     given = {name: getattr(args, name) for name in ("ports", "all_tcp", "rules", "max_bytes", "jobs")}
@@ -115,16 +150,17 @@ class _Parser(argparse.ArgumentParser):
         prefix = "unrecognized arguments: "
         if message.startswith(prefix):
             word = message.removeprefix(prefix).split()[0]
-            near = get_close_matches(word.split("=")[0], self._every_option(), n=1)
+            near = get_close_matches(word.split("=")[0], self.every_option(), n=1)
             message = f"no such option: {word}" + (f"; did you mean {near[0]}?" if near else "")
         sys.exit(_fail(f"{message} (see {self.prog} --help)", USAGE))
 
-    def _every_option(self) -> list[str]:
+    def every_option(self) -> list[str]:
+        """The options of this parser and of all commands below it."""
         options = list(self._option_string_actions)
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for sub in action.choices.values():
-                    options += sub._every_option()
+                    options += sub.every_option()
         return options
 
 
@@ -141,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"smtpscope {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_analyze(commands)
+    _add_rules(commands)
     return top
 
 
@@ -185,6 +222,21 @@ def _add_analyze(commands: Any) -> None:
         choices=CONFIDENCES,
         default="likely",
         help="count only findings from this confidence on: possible, likely (default) or certain",
+    )
+
+
+def _add_rules(commands: Any) -> None:
+    text = "the rules: list, show, test"
+    actions = commands.add_parser("rules", help=text, description=f"{text.capitalize()}.").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    _add_rule_packs(_command(actions, "list", rules_list, "every rule, one a line"))
+    show = _command(actions, "show", rules_show, "the documentation of one rule, made from its file")
+    show.add_argument("id", metavar="ID", help="the id of the rule, as `rules list` gives it")
+    _add_rule_packs(show)
+    test = _command(actions, "test", rules_test, "every rule's own examples: where it must fire, where stay quiet")
+    test.add_argument(
+        "packs", nargs="*", metavar="PATH", help="rule files or folders to test (default: the built-in rules)"
     )
 
 

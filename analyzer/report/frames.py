@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 import numpy as np
 import pandas as pd
 
-from ..capture.packets import CaptureInfo, IcmpError, address_text
+from ..capture.packets import ACK, CaptureInfo, IcmpError, address_text
 from ..case import CONFIDENCES, SEVERITIES, Case, Connection, Finding, Message, Path
 
 if TYPE_CHECKING:
     from ..tcp.delivery import Direction, Trace
 
-FATES = ("no payload", "acked", "sacked", "lost", "unknown")  # tcp.delivery's codes 0 to 4
+FATES = ("no payload", "acked", "sacked", "lost", "unknown")  # in the order of tcp.delivery's codes, from NO_PAYLOAD on
 ORDERED = {"severity": SEVERITIES, "confidence": CONFIDENCES}  # both go from least to most
 ADDRESSES = frozenset({"src", "dst", "quoted_src", "quoted_dst"})  # of IcmpError: 128-bit integers
 NAT = np.iinfo(np.int64).min  # "not a time", as NumPy's datetime64 writes it
@@ -127,7 +127,8 @@ def packets(trace: Trace) -> pd.DataFrame:
     """The packets of one connection, both directions, in time order.
 
     `seq` and `end` count the sender's payload bytes from 0 (end is exclusive), `ack` the other side's. `resend` says that
-    the byte range overlaps what was sent before, `fate` what became of it.
+    the byte range overlaps what was sent before, `duplicate` that the capture shows the same packet twice, `fate` what
+    became of it.
     """
     frame = pd.concat([_direction(trace.c2s, "client"), _direction(trace.s2c, "server")], ignore_index=True)
     frame["sender"] = pd.Categorical(frame["sender"], categories=["client", "server"])
@@ -135,8 +136,13 @@ def packets(trace: Trace) -> pd.DataFrame:
 
 
 def _direction(direction: Direction, sender: str) -> pd.DataFrame:
-    columns = ("capture", "frame", "seq", "end", "payload_bytes", "ip_bytes", "df", "flags", "resend", "ack", "window_bytes")
+    columns = (
+        "capture", "frame", "seq", "end", "payload_bytes", "ip_bytes", "df", "flags", "resend", "duplicate", "window_bytes",
+    )  # fmt: skip
     frame = pd.DataFrame({"time": times(direction.time_ns)} | {name: getattr(direction, name) for name in columns})
-    frame["fate"] = pd.Categorical.from_codes(direction.fate.astype(np.int8), categories=list(FATES))
+    has_ack = (direction.flags & ACK) != 0
+    frame["ack"] = pd.array(np.where(has_ack, direction.ack, 0), dtype="Int64")
+    frame.loc[~has_ack, "ack"] = pd.NA
+    frame["fate"] = pd.Categorical.from_codes(direction.fate.astype(np.int8), categories=pd.Index(FATES))
     frame.insert(1, "sender", sender)
     return frame

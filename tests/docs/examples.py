@@ -1,0 +1,80 @@
+"""The examples in the project's Markdown files: found, run, and (by `make docs`) written anew.
+
+In a ```console block every line that begins with `$ ` is a command, and what follows is its output, stdout and stderr
+together; a line `...` stands for any lines. A block of `python` is run as a script. Other blocks (`sh`, `yaml`, ...) are
+for reading only. Everything runs in the project's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("sample_pcaps/**/*.md")])
+BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Command(NamedTuple):
+    """A command of a console block, and the output that the document shows for it."""
+
+    line: str
+    output: str
+
+
+def commands(block: str) -> Iterator[Command]:
+    for part in re.split(r"^(?=\$ )", block, flags=re.MULTILINE):
+        if part.startswith("$ "):
+            line, _, output = part.removeprefix("$ ").partition("\n")
+            yield Command(line, output)
+
+
+def run(line: str) -> str:
+    """What a command prints; `smtpscope` is the one of this checkout."""
+    words = shlex.split(line)
+    if words[0] != "smtpscope":
+        raise ValueError(f"only smtpscope is run in a console block, not {words[0]!r}: use ```sh")
+    done = subprocess.run(
+        [sys.executable, "-m", "analyzer", *words[1:]],
+        cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, text=True, timeout=120,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    return done.stdout
+
+
+def matches(shown: str, printed: str) -> bool:
+    """Whether the output is the one shown, where a line `...` may stand for any lines."""
+    pattern = "".join(
+        r"(?:.*\n)*?" if line.strip() == "..." else re.escape(line.rstrip()) + "\n" for line in shown.splitlines()
+    )
+    return re.fullmatch(pattern, "".join(line.rstrip() + "\n" for line in printed.splitlines())) is not None
+
+
+def renew(text: str) -> str:
+    """The document with every output as it is now; outputs that hold `...` are left alone when they still match."""
+
+    def block(match: re.Match[str]) -> str:
+        language, body = match.groups()
+        if language != "console":
+            return match[0]
+        lines = []
+        for command in commands(body):
+            printed = run(command.line)
+            lines.append(f"$ {command.line}\n{command.output if matches(command.output, printed) else printed}")
+        return f"```console\n{''.join(lines)}```"
+
+    return BLOCK.sub(block, text)
+
+
+if __name__ == "__main__":
+    for document in DOCUMENTS:
+        old = document.read_text(encoding="utf-8")
+        if (new := renew(old)) != old:
+            document.write_text(new, encoding="utf-8")
+            print(f"{document.relative_to(ROOT)}: renewed")

@@ -1,0 +1,78 @@
+"""The documentation is true: its commands print what it shows, its code runs, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import examples
+from .examples import BLOCK, DOCUMENTS, ROOT
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"|srcset=\"([^\"]+)\"")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+
+def blocks(language: str) -> list[object]:
+    return [
+        pytest.param(match[2], id=f"{document.relative_to(ROOT)}:{document.read_text()[: match.start()].count(chr(10)) + 1}")
+        for document in DOCUMENTS
+        for match in BLOCK.finditer(document.read_text(encoding="utf-8"))
+        if match[1] == language
+    ]
+
+
+@pytest.mark.parametrize("block", blocks("console"))
+def test_commands_print_what_is_shown(block: str) -> None:
+    """Every command of a console block prints the output below it (`make docs` writes it anew)."""
+    for line, shown in examples.commands(block):
+        printed = examples.run(line)
+        assert examples.matches(shown, printed), f"$ {line}\n{printed}"
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_examples_run(block: str) -> None:
+    """Every python block runs as it stands."""
+    done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """A relative link names a file of the project, and its anchor a heading there."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for match in LINK.finditer(text):
+        target = next(filter(None, match.groups()))
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (document.parent / name) if name else document
+        assert file.exists(), f"{document.name} links to {target}"
+        if anchor:
+            assert anchor in {slug(heading) for heading in HEADING.findall(file.read_text(encoding="utf-8"))}, target
+
+
+def slug(heading: str) -> str:
+    """The anchor that Markdown renderers give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_every_option_is_documented() -> None:
+    """The README quotes the help of `analyze`, and names every other command."""
+    from analyzer import cli
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "$ smtpscope analyze --help" in readme
+    for option in cli.parser().every_option():
+        assert option in ("-h", "--help", "--version") or option in readme
+
+
+def test_a_shown_output_may_leave_lines_out() -> None:
+    """`...` stands for any lines, also none; everything else must be there."""
+    assert examples.matches("a\n...\nd\n", "a\nb\nc\nd\n")
+    assert examples.matches("a\n...\nd\n", "a\nd\n")
+    assert not examples.matches("a\n...\n", "b\n")
+    assert not examples.matches("a\n", "a\nb\n")
