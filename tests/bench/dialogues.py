@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from tcp_model import CLIENT, MS, SECOND, SERVER, Turn
 
-TOKEN = b"#token##"  # replaced by eight hex digits of the connection's number: each copy of a template has its own mails
+TOKEN = (
+    b"#token##"  # replaced by eight hex digits of the connection's number: each copy of a template has its own mails
+)
 END = b"\r\n.\r\n"
 WORDS = (
     "the mail server queue message delivery report meeting invoice attached please find regards network packet size "
@@ -113,7 +115,10 @@ def conversation(
     the client waits a minute and hangs up. `exact_body` replaces the last mail's bytes (they end in CRLF).
     """
     s = Script()
-    think = lambda: int(rng.exponential(2 * MS))  # noqa: E731
+
+    def think() -> int:
+        return int(rng.exponential(2 * MS))
+
     if greeting is None:
         greeting = GREETINGS[int(rng.integers(len(GREETINGS)))]
     pipelining = mailer in ("postfix", "exim", "bdat") and greeting != MASKED
@@ -190,10 +195,9 @@ def _tls(s: Script, rng: np.random.Generator, sizes: list[int]) -> None:
     s.tls = True
     s.client(b"STARTTLS\r\n")
     s.server(b"220 2.0.0 Ready to start TLS\r\n")
-    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.bytes(506)
-    s.client(hello, think_ns=MS)
-    s.server(record(22, 90) + record(20, 1) + record(23, 3200), 3 * MS)
-    s.client(record(20, 1) + record(23, 53) + record(23, 45), think_ns=MS)
+    s.client(client_hello(rng), think_ns=MS)
+    s.server(server_hello(rng) + CHANGE_CIPHER + record(23, 3200), 3 * MS)
+    s.client(CHANGE_CIPHER + record(23, 53) + record(23, 45), think_ns=MS)
     s.server(record(23, 210))
     for size in sizes:
         s.client(record(23, 130))
@@ -206,18 +210,55 @@ def _tls(s: Script, rng: np.random.Generator, sizes: list[int]) -> None:
     s.client(close=True)
 
 
+CHANGE_CIPHER = b"\x14\x03\x03\x00\x01\x01"
+
+
+def _handshake_record(kind: int, body: bytes) -> bytes:
+    message = bytes((kind,)) + len(body).to_bytes(3, "big") + body
+    return b"\x16\x03\x03" + len(message).to_bytes(2, "big") + message
+
+
+def client_hello(rng: np.random.Generator) -> bytes:
+    """517 bytes, as browsers and OpenSSL pad it (RFC 8446 4.1.2, padding RFC 7685)."""
+    versions = b"\x00\x2b\x00\x03\x02\x03\x04"
+    key_share = b"\x00\x33\x00\x26\x00\x24\x00\x1d\x00\x20" + rng.bytes(32)
+    fixed = b"\x03\x03" + rng.bytes(32) + b"\x20" + rng.bytes(32) + b"\x00\x04\x13\x01\x13\x02\x01\x00"
+    padding = 517 - 9 - len(fixed) - 2 - len(versions) - len(key_share) - 4
+    extensions = versions + key_share + b"\x00\x15" + padding.to_bytes(2, "big") + bytes(padding)
+    return _handshake_record(1, fixed + len(extensions).to_bytes(2, "big") + extensions)
+
+
+def server_hello(rng: np.random.Generator) -> bytes:
+    versions = b"\x00\x2b\x00\x02\x03\x04"
+    extensions = versions + b"\x00\x33\x00\x24\x00\x1d\x00\x20" + rng.bytes(32)
+    body = b"\x03\x03" + rng.bytes(32) + b"\x20" + rng.bytes(32) + b"\x13\x01\x00"
+    return _handshake_record(2, body + len(extensions).to_bytes(2, "big") + extensions)
+
+
+def dns(rng: np.random.Generator) -> tuple[bytes, bytes]:
+    """A question for an address, and its answer (RFC 1035 4)."""
+    label = bytes(rng.integers(97, 123, int(rng.integers(4, 20)), np.uint8))
+    number = rng.bytes(2)
+    question = bytes((len(label),)) + label + b"\x07example\x03net\x00\x00\x01\x00\x01"
+    answer = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x0e\x10\x00\x04" + rng.bytes(4)
+    answers = int(rng.integers(1, 9))
+    return (
+        number + b"\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + question,
+        number + b"\x81\x80\x00\x01" + answers.to_bytes(2, "big") + bytes(4) + question + answer * answers,
+    )
+
+
 def https(rng: np.random.Generator, size: int) -> list[Turn]:
     """A web download or upload over TLS: what most of a mixed capture consists of."""
 
     def record(size: int) -> bytes:
         return b"\x17\x03\x03" + size.to_bytes(2, "big") + rng.bytes(size)
 
-    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.bytes(506)
     bulk = tuple(record(min(size - at, 16384)) for at in range(0, size, 16384))
     turns = [
-        Turn(CLIENT, (hello,)),
-        Turn(SERVER, (b"\x16\x03\x03\x00\x5a" + rng.bytes(90) + record(3000),), MS),
-        Turn(CLIENT, (record(74) + record(400),), MS),
+        Turn(CLIENT, (client_hello(rng),)),
+        Turn(SERVER, (server_hello(rng) + CHANGE_CIPHER + record(3000),), MS),
+        Turn(CLIENT, (CHANGE_CIPHER + record(74) + record(400),), MS),
     ]
     if rng.random() < 0.85:
         turns.append(Turn(SERVER, bulk, 5 * MS))

@@ -26,7 +26,7 @@ import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path as FilePath
@@ -37,8 +37,8 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(FilePath(__file__).parent))
 
-from dialogues import END, MAILERS, MASKED, TOKEN, Mail, Script, chatter, conversation, https, mail_bytes  # noqa: E402
-from tcp_model import ACK, CLIENT, MS, SECOND, SERVER, SYN, Exchange, Host, Packet, Path, Turn  # noqa: E402
+from dialogues import MAILERS, MASKED, TOKEN, Mail, Script, chatter, conversation, dns, https, mail_bytes
+from tcp_model import ACK, CLIENT, MS, SECOND, SERVER, SYN, Exchange, Host, Packet, Path
 
 Array = npt.NDArray[Any]
 
@@ -72,6 +72,7 @@ class Template:
     resend: list[bool] = field(default_factory=list)
     mails: list[Mail] = field(default_factory=list)
     notable: list[int] = field(default_factory=list)  # packets that the truth names by frame number
+    tcp: bool = True
     smtp: bool = True
     tls: bool = False
     outgoing: bool = True  # the client is the capturing host
@@ -251,9 +252,7 @@ def play(
 ) -> tuple[Template, Exchange]:  # fmt: skip
     """The script through the model; the template and what happened."""
     hosts = hosts or draw_hosts(rng, ipv6)
-    exchange = Exchange(
-        script.turns, path, *hosts, rng, horizon_ns=horizon_ns, collapse=recipe.collapse, **how
-    )
+    exchange = Exchange(script.turns, path, *hosts, rng, horizon_ns=horizon_ns, collapse=recipe.collapse, **how)
     t = Template(mails=script.mails, tls=script.tls, outgoing=outgoing, ipv6=ipv6)
     style = Format(recipe.style.pcapng, bool(rng.random() < recipe.vlan))
     builder = Builder(style, ipv6, outgoing)
@@ -284,22 +283,26 @@ def draw_size(rng: np.random.Generator) -> int:
     return int(np.clip(rng.lognormal(np.log(24_000), 1.25), 600, 1_500_000))
 
 
-def smtp_template(rng: np.random.Generator, recipe: Recipe) -> Template:
-    """An ordinary connection in which everything goes well in the end."""
+# Of twenty connections: Postfix ten, Exim three, sendmail two, smtplib three, BDAT two.
+MAILER_MIX = [m for m, n in zip(MAILERS, (10, 3, 2, 3, 2), strict=True) for _ in range(n)]
+
+
+def smtp_template(rng: np.random.Generator, recipe: Recipe, number: int) -> Template:
+    """An ordinary connection in which everything goes well in the end; `number` decides the mailer."""
     while True:
         outgoing = bool(rng.random() < 0.7)
         ipv6 = bool(rng.random() < recipe.ipv6)
-        mailer = MAILERS[int(rng.choice(len(MAILERS), p=(0.5, 0.15, 0.12, 0.13, 0.10)))]
+        mailer = MAILER_MIX[number * 7 % len(MAILER_MIX)]
         sizes = [draw_size(rng) for _ in range(int(rng.choice([1, 2, 3, 6], p=(0.75, 0.13, 0.08, 0.04))))]
         outcomes = [str(rng.choice(["delivered", "rejected", "deferred"], p=(0.94, 0.03, 0.03))) for _ in sizes]
-        starttls = bool(rng.random() < 0.12)
+        starttls = number % 8 == 5
         script = conversation(rng, mailer, sizes, outcomes=outcomes, starttls=starttls)
         path = draw_path(rng, recipe, outgoing=outgoing, ipv6=ipv6)
         try:
             t, exchange = play(script, recipe, rng, outgoing=outgoing, path=path, ipv6=ipv6)
         except CutToken:
             continue
-        # A cut inside `.CRLF` is a finding: only the planted ones may have it. 16 resends of one segment are no loss.
+        # A cut inside `.CRLF` is a finding: only the planted ones may have it.
         if exchange.finished and not any({3, 4} & set(m.cut_at) for m in t.mails):
             t.server_port = int(rng.choice([25, 25, 25, 587])) if not outgoing else 25
             return t
@@ -375,20 +378,21 @@ def other_template(rng: np.random.Generator, recipe: Recipe) -> Template:
             return other_template(rng, recipe)
         t.server_port = 443 if kind == "https" else 22
     else:
-        t = Template(server_port=443 if kind == "quic" else 53)
+        t = Template(server_port=443 if kind == "quic" else 53, tcp=False)
         builder = Builder(recipe.style, False, True)
         back = int(rng.lognormal(np.log(15), 0.8) * MS)
         if kind == "dns":
-            builder.udp(t, CLIENT, 0, rng.bytes(int(rng.integers(30, 60))), 0)
-            builder.udp(t, SERVER, back, rng.bytes(int(rng.integers(60, 400))), 0)
+            question, answer = dns(rng)
+            builder.udp(t, CLIENT, 0, question, 0)
+            builder.udp(t, SERVER, back, answer, 0)
         else:
             now, sent = 0, [0, 0]
             for i in range(int(np.clip(rng.lognormal(np.log(60), 1.0), 4, 1500))):
-                builder.udp(t, SERVER if i else CLIENT, now, rng.bytes(1200 if i else 1252), sent[bool(i)])
+                builder.udp(t, SERVER if i else CLIENT, now, b"\x45" + rng.bytes(1200 if i else 1251), sent[bool(i)])
                 sent[bool(i)] += 1
                 now += int(rng.exponential(0.1 * MS)) + (back if i % 20 == 0 else 0)
                 if i % 4 == 3:
-                    builder.udp(t, CLIENT, now, rng.bytes(38), sent[0])
+                    builder.udp(t, CLIENT, now, b"\x45" + rng.bytes(37), sent[0])
                     sent[0] += 1
     t.smtp = False
     return t
@@ -404,7 +408,7 @@ def unfinished_templates(rng: np.random.Generator, recipe: Recipe) -> list[Templ
         if kind == "idle":
             script = conversation(rng, "postfix", [900])
             script.turns, script.mails = script.turns[: int(rng.integers(1, 4))], []
-        t, exchange = play(script, recipe, rng, outgoing=False, path=path, hosts=(host, host))
+        t, _ = play(script, recipe, rng, outgoing=False, path=path, hosts=(host, host))
         if kind in ("flood", "half-open"):
             keep = 1 if kind == "flood" else 2
             for name in ("rel_ns", "frames", "sum_at", "sum_const", "ip_at", "ip_const", "number", "side",
@@ -433,12 +437,16 @@ class Stamp:
         self.first = np.concatenate(([0], np.cumsum(self.rows)[:-1]))
         self.frames = [f for t in templates for f in t.frames]
         self.length = np.array([len(f) for f in self.frames], np.int64)
-        flat = lambda name, kind: np.array([v for t in templates for v in getattr(t, name)], kind)  # noqa: E731
+
+        def flat(name: str, kind: type) -> Array:
+            return np.array([v for t in templates for v in getattr(t, name)], kind)
+
         self.rel_ns = flat("rel_ns", np.int64)
         self.sum_at, self.ip_at = flat("sum_at", np.int64), flat("ip_at", np.int64)
         self.sum_const, self.ip_const = flat("sum_const", np.uint32), flat("ip_const", np.uint32)
         self.number, self.side = flat("number", np.uint32), flat("side", np.int64)
         self.resend = flat("resend", bool)
+        self.udp = np.repeat([not t.tcp for t in templates], self.rows)
         per_row = [ps for t in templates for ps in t.patches]
         self.patches = np.array([len(ps) for ps in per_row])
         self.patch_first = np.concatenate(([0], np.cumsum(self.patches)[:-1]))
@@ -467,7 +475,7 @@ class Stamp:
         word[odd] = (swapped >> 8) | ((swapped & 0xFF) << 8)
         total = fold(np.add.reduceat(word, begin) + self.sum_const[row])
         total = 0xFFFF - total
-        total[total == 0] = 0xFFFF  # UDP: 0 would mean "no checksum" (RFC 768); equal to 0 in ones' complement
+        total[(total == 0) & self.udp[row]] = 0xFFFF  # there 0 means "no checksum" (RFC 768)
         big16[start + self.sum_at[row]] = total
         four = np.flatnonzero(self.ip_at[row])
         r, c, at = row[four], copy[four], start[four] + self.ip_at[row[four]]
@@ -522,7 +530,8 @@ def fill(shares: Sequence[tuple[Array, float]], weight: Array, target: int, rng:
     for group, share in shares:
         mean = float(weight[group].mean())
         want = share * target
-        drawn = group[rng.integers(0, len(group), int(want / mean * 1.1) + 50)]
+        rounds = int(want / mean / len(group)) + 2  # every template has its turn before one comes again
+        drawn = np.concatenate([rng.permutation(group) for _ in range(rounds)])
         picks.append(drawn[: int(np.searchsorted(np.cumsum(weight[drawn]), want)) + 1])
     return np.concatenate(picks)
 
@@ -547,11 +556,11 @@ def workload(
     faults = planted(rng, recipe)
     if name == "B":
         others = [other_template(rng, Recipe(loss=0.002)) for _ in range(pool)]
-        mails = [smtp_template(rng, recipe) for _ in range(max(pool // 2, 40))]
+        mails = [smtp_template(rng, recipe, i) for i in range(max(pool // 2, 40))]
         templates = faults + others + mails
         groups = [(len(others), 0.97), (len(mails), 0.03)]
     else:
-        templates = faults + [smtp_template(rng, recipe) for _ in range(pool)]
+        templates = faults + [smtp_template(rng, recipe, i) for i in range(pool)]
         groups = [(pool, 1.0)]
     weight = np.array([t.bytes for t in templates])
     left = size - int(weight[: len(faults)].sum())
@@ -623,7 +632,6 @@ def describe(
     templates: Sequence[Template], which: Array, gapped: Array, bases: Array, stamp: Stamp, row: Array, copy: Array
 ) -> dict[str, Any]:
     """What an analysis of this capture must find."""
-    text = lambda number: str(IPv4Address(int(number)))  # noqa: E731
     messages: Counter[str] = Counter()
     vias: Counter[str] = Counter()
     clean_messages = 0
@@ -642,7 +650,7 @@ def describe(
     for number in labelled.tolist():
         t = templates[which[number]]
         frames = np.flatnonzero(copy == number) + 1
-        client, server = text(bases[number, ADDR_C]), text(bases[number, ADDR_S])
+        client, server = str(IPv4Address(int(bases[number, ADDR_C]))), str(IPv4Address(int(bases[number, ADDR_S])))
         port = int(bases[number, PORTS_CS] >> 16)
         senders = [m.sender.replace(TOKEN.decode(), f"{number:08x}") for m in t.mails]
         if t.label.startswith("hole"):
@@ -663,7 +671,7 @@ def describe(
     smtp = np.array([t.smtp for t in templates])[which]
     tls = np.array([t.tls for t in templates])[which]
     return {
-        "tcp_connections": int(sum(u for t, u in zip(templates, uses.tolist(), strict=True) if is_tcp(t))),
+        "tcp_connections": int(uses[[t.tcp for t in templates]].sum()),
         "smtp_connections": int(smtp.sum()),
         "tls_connections": int(tls.sum()),
         "connections_with_capture_holes": int((gapped & smtp).sum()),
@@ -676,14 +684,6 @@ def describe(
         "split_terminators": splits,
         "masked_banners": masked,
     }
-
-
-def is_tcp(t: Template) -> bool:
-    return t.smtp or bool(t.label) or t.server_port in (22,) or (t.server_port == 443 and t.sum_at[0] - 16 > 0 and _protocol(t) == 6)
-
-
-def _protocol(t: Template) -> int:
-    return t.frames[0][t.ip_at[0] + 9] if t.ip_at[0] else 6
 
 
 def size_bytes(text: str) -> int:

@@ -196,7 +196,7 @@ class Exchange:
         lost = too_big or (not handshake and (payload or side == SERVER) and loss > 0 and self._chance() < loss)
         # Captured on the way: what is lost is lost before or after the tap, in the ratio of the two stretches.
         to_tap = path.tap if side == CLIENT else 1 - path.tap
-        if lost and (to_tap == 1 or (not too_big and 0 < to_tap and self._chance() < to_tap)):
+        if lost and (to_tap == 1 or (not too_big and to_tap > 0 and self._chance() < to_tap)):
             return
         busy = path.segment_ns * max(ip_bytes, 84) // 1500
         leaves = max(self.now, self._arrival[side] - path.one_way_ns) + busy
