@@ -1,0 +1,216 @@
+"""Captures in, batches of packets out: the one entrance to this package.
+
+Every source is read window by window; what is wrong with one is noted in its `CaptureInfo` and the next one is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import CaptureError
+from . import exact, framing
+from .packets import Batch, CaptureInfo, IcmpError, PacketTable
+from .sources import Source, expand
+from .wanted import DEFAULT_PORTS, FourTuple, Tally, Wanted
+from .windows import WINDOW_BYTES, Windows
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    ports: frozenset[int] = DEFAULT_PORTS
+    all_tcp: bool = False
+    max_bytes: int | None = None  # unpacked, per capture
+    engine: str = "auto"  # "auto" | "columnar" | "dpkt" | "tshark"
+    only: frozenset[FourTuple] | None = None  # read these connections again and nothing else
+
+
+def read(
+    paths: Sequence[str], options: ReadOptions, captures: list[CaptureInfo], skipped: list[str] | None = None
+) -> Iterator[Batch]:
+    """The TCP packets of the wanted ports and the ICMP errors about them, window by window.
+
+    Captures are read in the order of their first packets, whatever the order they are named in, so that the files of a
+    rotated set follow each other. Rows are in capture order within a batch. `captures` gets one entry per capture,
+    which grows as it is read; bad content ends up there, never in an exception. `skipped` gets the names of files that
+    were met in folders and globs and are no captures.
+
+    A batch's bytes (payloads) may be looked at until the next batch is asked for; keep more with `PacketTable.detach`.
+    """
+    wanted = Wanted(options.ports, all_tcp=options.all_tcp, only=options.only)
+    for source in in_time_order(expand(paths, skipped)):
+        info = CaptureInfo(id=len(captures) + 1, path=source.name)
+        captures.append(info)
+        yield from _read_source(source, info, wanted, options)
+
+
+def in_time_order(sources: list[Source]) -> list[Source]:
+    """By the time of the first packet; what has none keeps its place in the order it was named, at the end."""
+    if len(sources) < 2:
+        return sources
+    times = [_first_time(source) for source in sources]
+    return [
+        s
+        for _, _, s in sorted(
+            zip([(t is None, t or 0) for t in times], range(len(sources)), sources, strict=True), key=lambda x: x[:2]
+        )
+    ]
+
+
+def _first_time(source: Source) -> int | None:
+    if source.error is not None:
+        return None
+    try:
+        head = source.head()
+    except Exception:  # noqa: BLE001 - reading it will tell what is wrong
+        return None
+    windows = Windows(_Memory(head), window_bytes=len(head) or 1)
+    for records in framing.read_records(windows, CaptureInfo(0, source.name)):
+        if len(records):
+            return int(records.time_ns[0])
+    return None
+
+
+class _Memory:
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        n = min(len(buffer), len(self._data))
+        buffer[:n] = self._data[:n]
+        self._data = self._data[n:]
+        return n
+
+    def close(self) -> None:
+        pass
+
+
+def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: ReadOptions) -> Iterator[Batch]:
+    if source.error is not None:
+        framing.problem(info, source.error)
+        return
+    try:
+        stream = source.open()
+    except (OSError, CaptureError) as error:
+        framing.problem(info, _reason(error))
+        return
+    except Exception as error:  # noqa: BLE001 - a decompressor may raise anything on damaged bytes
+        framing.problem(info, f"cannot be unpacked: {_reason(error)}")
+        return
+    size = source.size
+    small = size is not None and not source.compression
+    windows = Windows(
+        stream,
+        window_bytes=min(WINDOW_BYTES, max(size or 0, 1) + 1) if small else WINDOW_BYTES,
+        max_bytes=options.max_bytes,
+    )
+    try:
+        yield from _decode(windows, info, wanted, options)
+    finally:
+        windows.close()
+    info.bytes = windows.offset
+    if source.compression:
+        info.format = f"{info.format}, {source.compression}".lstrip(", ")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _decode(windows: Windows, info: CaptureInfo, wanted: Wanted, options: ReadOptions) -> Iterator[Batch]:
+    engine = _Engine(wanted, info, options.engine)
+    window: list[framing.Records] = []
+    unknown: dict[int, int] = {}
+    for records in framing.read_records(windows, info):
+        if len(records):
+            window.append(records)
+            _account(info, records)
+        if not records.closes_window:
+            continue
+        if window:
+            batch, tally = engine.window(window)
+            for link_type, frames in tally.unknown_links.items():
+                unknown[link_type] = unknown.get(link_type, 0) + frames
+            window = []
+            yield batch
+            del batch
+    for link_type, frames in sorted(unknown.items()):
+        named = (
+            "an undescribed interface"
+            if link_type == framing.NO_LINK_TYPE
+            else f"link type {link_type}, which is not known"
+        )
+        framing.problem(info, f"{frames} frames are of {named}: they were not read")
+
+
+def _account(info: CaptureInfo, records: framing.Records) -> None:
+    info.frames += len(records)
+    first, last = int(records.time_ns.min()), int(records.time_ns.max())
+    info.first_ns = first if info.first_ns is None else min(info.first_ns, first)
+    info.last_ns = last if info.last_ns is None else max(info.last_ns, last)
+    for link_type in np.unique(records.link_type):
+        name = LINK_NAMES.get(int(link_type), str(link_type))
+        if name not in info.link_types:
+            info.link_types.append(name)
+
+
+# Names as tcpdump prints them (https://www.tcpdump.org/linktypes.html).
+LINK_NAMES = {
+    0: "NULL",
+    1: "ETHERNET",
+    9: "PPP",
+    12: "RAW",
+    14: "RAW",
+    50: "PPP_HDLC",
+    51: "PPP_ETHER",
+    101: "RAW",
+    104: "C_HDLC",
+    108: "LOOP",
+    113: "LINUX_SLL",
+    228: "IPV4",
+    229: "IPV6",
+    276: "LINUX_SLL2",
+    framing.NO_LINK_TYPE: "unknown",
+}
+
+
+class _Engine:
+    """Decodes windows; again, when a HELO on another port made that port wanted."""
+
+    def __init__(self, wanted: Wanted, info: CaptureInfo, engine: str) -> None:
+        self.wanted, self.info, self.engine = wanted, info, engine
+        self.exact = exact.Decoder(wanted)
+
+    def window(self, window: list[framing.Records]) -> tuple[Batch, Tally]:
+        before = self.exact.reassembly.snapshot()
+        packets, icmp, tally = self._once(window)
+        if tally.greeted:
+            self.wanted.add(tally.greeted)
+            self.exact.reassembly.restore(before)
+            packets, icmp, tally = self._once(window)
+        frames = sum(map(len, window))
+        batch = Batch(
+            packets=packets,
+            icmp=icmp,
+            last_time_ns=int(window[-1].time_ns[-1]),
+            counts={"frames": frames, **tally.counts},
+            tcp_ports=tally.tcp_ports,
+        )
+        return batch, tally
+
+    def _once(self, window: list[framing.Records]) -> tuple[PacketTable, list[IcmpError], Tally]:
+        tally = Tally()
+        tables, errors = [], []
+        for records in window:
+            table, icmp = self.exact.decode(records, range(len(records)), self.info.id, tally)
+            tables.append(table)
+            errors += icmp
+        packets = PacketTable.concat(tables)
+        frame = packets.columns["frame"]
+        if len(frame) > 1 and (frame[1:] < frame[:-1]).any():
+            packets = packets[np.argsort(frame, kind="stable")]
+        return packets, errors, tally

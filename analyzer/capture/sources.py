@@ -1,0 +1,312 @@
+"""Where captures come from: files, folders, globs, standard input, compressed files, fsspec URLs.
+
+A source is opened when its turn comes. Compression is told by the first bytes, not by the name. In a folder or a glob
+what is no capture is passed over and counted; a file that was named is tried, and complained about.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+from ..errors import CaptureError, NotACapture
+from .framing import is_capture
+from .windows import Stream
+
+HEAD_BYTES = 64 << 10  # enough to see the format and, in nearly all captures, the first packet's time
+PACKED_BYTES = 256 << 10  # compressed bytes are read in pieces of this size
+
+# Magic -> name of the compression.
+COMPRESSIONS: dict[bytes, str] = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+    b"BZh": "bz2",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+
+
+@dataclass(slots=True)
+class Source:
+    """One capture to be: `open` gives its unpacked bytes."""
+
+    name: str
+    opener: Callable[[], BinaryIO]
+    again: bool = True  # can be opened a second time (a pipe can not)
+    size: int | None = None  # bytes as stored, where it is known
+    error: str | None = None  # why it can not be read, known without opening it
+    compression: str = ""
+    _held: Stream | None = field(default=None, repr=False)
+
+    def open(self) -> Stream:
+        """The unpacked bytes from the first one on. Raises CaptureError or OSError."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
+        raw = self.opener()
+        try:
+            return self._unpacked(raw)
+        except BaseException:
+            raw.close()
+            raise
+
+    def head(self) -> bytes:
+        """The first bytes, unpacked, as far as a look ahead is possible."""
+        stream = self.open()
+        try:
+            data = _read_up_to(stream, HEAD_BYTES)
+        except BaseException:
+            stream.close()
+            raise
+        if self.again:
+            stream.close()
+        else:
+            self._held = _Rejoined(data, stream)
+        return data
+
+    def _unpacked(self, raw: BinaryIO) -> Stream:
+        head = _read_up_to(cast(Stream, raw), 6)
+        packed: Stream = _Rejoined(head, cast(Stream, raw))
+        self.compression = _compression(head)
+        if not self.compression:
+            if raw.seekable():
+                raw.seek(0)
+                return cast(Stream, raw)
+            return packed
+        unpacked = _decompressor(self.compression, io.BufferedReader(_AsFile(packed), PACKED_BYTES))
+        inner = _read_up_to(unpacked, 6)
+        if _compression(inner):
+            unpacked.close()
+            raise NotACapture(f"compressed twice ({self.compression}, then {_compression(inner)}): unpack it first")
+        return _Rejoined(inner, unpacked)
+
+
+def expand(args: Sequence[str], skipped: list[str] | None = None) -> list[Source]:
+    """The sources that the arguments name. Files passed over because they are no captures go to `skipped`."""
+    passed_over: list[str] = [] if skipped is None else skipped
+    sources: list[Source] = []
+    for arg in args:
+        sources += _expand_one(arg, passed_over)
+    unique: dict[str, Source] = {}
+    for source in sources:
+        unique.setdefault(source.name, source)
+    return list(unique.values())
+
+
+def _expand_one(arg: str, skipped: list[str]) -> list[Source]:
+    if arg == "-":
+        return [Source("-", lambda: sys.stdin.buffer, again=False)]
+    if "://" in arg:
+        return _expand_url(arg, skipped)
+    if os.path.isdir(arg):
+        return _of_folder(arg, skipped)
+    if not os.path.lexists(arg) and glob.has_magic(arg):
+        names = sorted(glob.glob(arg, recursive=True))
+        if not names:
+            return [_unreadable(arg, "no file matches this pattern")]
+        found = _captures_among([n for n in names if os.path.isfile(n)], skipped)
+        return found or [_unreadable(arg, f"no capture among the {len(names)} files that match")]
+    return [_of_file(arg)]
+
+
+def _of_folder(folder: str, skipped: list[str]) -> list[Source]:
+    names = []
+    for where, folders, files in os.walk(folder):
+        folders.sort()
+        names += [os.path.join(where, name) for name in sorted(files)]
+    found = _captures_among([n for n in names if os.path.isfile(n)], skipped)
+    if found:
+        return found
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return [_unreadable(folder, "permission denied")]
+    return [
+        _unreadable(
+            folder, "no capture in this folder" + (f" ({len(names)} other files)" if names else ": it is empty")
+        )
+    ]
+
+
+def _captures_among(names: Sequence[str], skipped: list[str]) -> list[Source]:
+    found = []
+    for name in names:
+        source = _of_file(name)
+        if source.error is None:
+            try:
+                head = source.head()
+            except (OSError, CaptureError, EOFError, ValueError) as error:
+                if isinstance(error, PermissionError) or source.compression:
+                    found.append(source)  # reading it will say what is wrong
+                else:
+                    skipped.append(name)
+                continue
+            except Exception:  # noqa: BLE001 - a decompressor's own error: it is damaged, not foreign
+                found.append(source)
+                continue
+            if not is_capture(head) and not is_foreign_capture(head):
+                skipped.append(name)
+                continue
+        found.append(source)
+    return found
+
+
+# Formats that are left to tshark: magic -> name. Capture files only, nothing that merely contains packets.
+FOREIGN_MAGICS: dict[bytes, str] = {
+    b"snoop\x00\x00\x00": "snoop",
+    b"RTSS": "Microsoft Network Monitor 1",
+    b"GMBU": "Microsoft Network Monitor 2",
+    b"TRSNIFF data    \x1a": "Sniffer",
+    b"XCP\x00": "NetXray",
+}
+
+
+def is_foreign_capture(head: bytes) -> bool:
+    return any(head.startswith(magic) for magic in FOREIGN_MAGICS)
+
+
+def _of_file(name: str) -> Source:
+    try:
+        found = os.stat(name)
+    except OSError as error:
+        return _unreadable(name, (error.strerror or "cannot be read").lower())
+    if stat.S_ISREG(found.st_mode):
+        return Source(name, lambda: open(name, "rb", buffering=0), size=found.st_size)
+    if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        return Source(name, lambda: open(name, "rb", buffering=0), again=False)
+    return _unreadable(name, "neither a file nor a folder nor a pipe")
+
+
+def _expand_url(url: str, skipped: list[str]) -> list[Source]:
+    """An fsspec URL (s3://, https://, memory://, ...): a file, a folder, or a glob."""
+    try:
+        fsspec = importlib.import_module("fsspec")
+    except ImportError:
+        return [_unreadable(url, "URLs need the package fsspec (pip install 'smtpscope[remote]')")]
+    try:
+        file_system, path = fsspec.core.url_to_fs(url)
+        if glob.has_magic(path):
+            paths = sorted(file_system.glob(path))
+        elif file_system.isdir(path):
+            paths = sorted(file_system.find(path))
+        else:
+            return [_of_url(file_system, path, url)]
+        found = [_of_url(file_system, p, file_system.unstrip_protocol(p)) for p in paths]
+    except Exception as error:  # noqa: BLE001 - every file system has its own errors
+        return [_unreadable(url, f"{type(error).__name__}: {error}")]
+    captures = []
+    for source in found:
+        try:
+            head = source.head()
+        except Exception:  # noqa: BLE001 - reading it will say what is wrong
+            captures.append(source)
+            continue
+        if is_capture(head) or is_foreign_capture(head):
+            captures.append(source)
+        else:
+            skipped.append(source.name)
+    return captures or [_unreadable(url, "no capture there")]
+
+
+def _of_url(file_system: Any, path: str, name: str) -> Source:
+    return Source(name, lambda: file_system.open(path, "rb"))
+
+
+def _unreadable(name: str, why: str) -> Source:
+    def refuse() -> BinaryIO:
+        raise CaptureError(why)
+
+    return Source(name, refuse, error=why)
+
+
+def _compression(head: bytes) -> str:
+    return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), "")
+
+
+def _decompressor(name: str, packed: BinaryIO) -> Stream:
+    """A stream of the unpacked bytes, by the fastest library that is installed."""
+    if name == "gzip":
+        module = _first_module("isal.igzip", "gzip")
+        return cast(Stream, module.GzipFile(fileobj=packed, mode="rb"))
+    if name == "xz":
+        return cast(Stream, importlib.import_module("lzma").LZMAFile(packed))
+    if name == "bz2":
+        return cast(Stream, importlib.import_module("bz2").BZ2File(packed))
+    if name == "zstd":
+        module = _needed("zstandard", "zstd")
+        return cast(Stream, module.ZstdDecompressor().stream_reader(packed, read_across_frames=True))
+    return cast(Stream, _needed("lz4.frame", "lz4").LZ4FrameFile(packed))
+
+
+def _first_module(*names: str) -> Any:
+    for name in names[:-1]:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return importlib.import_module(names[-1])
+
+
+def _needed(module: str, compression: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise CaptureError(
+            f"{compression}-compressed: needs the package {package} (pip install 'smtpscope[compress]')"
+        ) from None
+
+
+def _read_up_to(stream: Stream, size: int) -> bytes:
+    """The next bytes of a stream, fewer than `size` only at its end."""
+    data = bytearray(size)
+    view = memoryview(data)
+    got = 0
+    while got < size:
+        n = stream.readinto(view[got:])
+        if not n:
+            break
+        got += n
+    return bytes(data[:got])
+
+
+class _Rejoined:
+    """A stream with bytes that were already taken from it put back in front."""
+
+    def __init__(self, head: bytes, rest: Stream) -> None:
+        self._head = memoryview(head)
+        self._rest = rest
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        if len(self._head):
+            n = min(len(self._head), len(buffer))
+            buffer[:n] = self._head[:n]
+            self._head = self._head[n:]
+            return n
+        return self._rest.readinto(buffer)
+
+    def close(self) -> None:
+        self._rest.close()
+
+
+class _AsFile(io.RawIOBase):
+    """What decompressors want to read from."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        return self._stream.readinto(memoryview(buffer)) or 0
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()

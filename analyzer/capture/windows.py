@@ -1,0 +1,140 @@
+"""A stream of bytes as a row of windows in memory, read ahead by a thread.
+
+Files are read, not mapped: a mapped file that is cut short while it is read kills the process (SIGBUS), a read merely
+ends early. The copy costs little because the next window is filled while this one is worked on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+# Large enough that the fixed cost of NumPy calls is spread over some ten thousand packets, small enough for flat memory.
+WINDOW_BYTES = 16 << 20
+# What a window leaves unread (less than a record) is copied in front of the next one; longer leftovers get a buffer of
+# their own. Packets are 256 KiB at most (framing.MAX_PACKET_BYTES).
+HEADROOM_BYTES = 512 << 10
+# Rows of fixed width are gathered around each header; the last rows of a window reach beyond its end. These bytes may
+# be read, and are never believed.
+PADDING_BYTES = 512
+
+
+class Stream(Protocol):
+    """What windows are filled from: an open file, a pipe, a decompressor."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+    def close(self) -> None: ...
+
+
+class Windows:
+    """`buffer[start:end]` is what can be read now; `position + base` is the offset of a position in the stream.
+
+    Buffers are used again only when nobody else holds them: whoever keeps one costs memory, never gets wrong bytes.
+    """
+
+    def __init__(self, stream: Stream, *, window_bytes: int = WINDOW_BYTES, max_bytes: int | None = None) -> None:
+        self._stream = stream
+        self._window_bytes = window_bytes
+        self._max_bytes = max_bytes
+        self._buffers: list[Bytes] = []
+        self._next: tuple[Bytes, int] | None = None
+        self._thread: threading.Thread | None = None
+        self._read_bytes = 0
+        self._exhausted = False
+        self.error: Exception | None = None  # why reading ended before the end of the stream
+        self.limit_reached = False  # there is more than max_bytes
+        self.start = self.end = HEADROOM_BYTES
+        self.base = -HEADROOM_BYTES
+        self.buffer: Bytes = np.empty(HEADROOM_BYTES + PADDING_BYTES, np.uint8)
+
+    @property
+    def offset(self) -> int:
+        """Offset in the stream of the first byte after the window."""
+        return self.end + self.base
+
+    def advance(self, position: int) -> bool:
+        """Lets go of what lies before `position` (which may lie beyond the window) and reads on.
+
+        False when nothing more comes; what was left unread then stays where it is.
+        """
+        while True:
+            left = max(self.end - position, 0)
+            filled = self._take()
+            if filled is None:
+                self.start = min(position, self.end)
+                return False
+            buffer, got = filled
+            first = HEADROOM_BYTES
+            if left > first:
+                buffer = np.concatenate((self.buffer[self.end - left : self.end], buffer[first:]))
+                first = left
+            elif left:
+                buffer[first - left : first] = self.buffer[self.end - left : self.end]
+            beyond = max(position - self.end, 0)
+            self.base += self.end - first
+            self.buffer, self.start, self.end = buffer, first - left + min(beyond, got), first + got
+            if beyond < got or not beyond:
+                return True
+            position = self.end + beyond - got
+
+    def close(self) -> None:
+        """Lets the stream go. A thread that is still stuck in a read (a pipe that stalls) is left to end by itself."""
+        if self._thread is not None:
+            self._thread.join(timeout=1)
+        if self._thread is None or not self._thread.is_alive():
+            self._stream.close()
+
+    def _take(self) -> tuple[Bytes, int] | None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        elif not self._exhausted:
+            self._fill(self._free_buffer())
+        filled, self._next = self._next, None
+        if filled is None or not filled[1]:
+            return None
+        if not self._exhausted:
+            self._thread = threading.Thread(target=self._fill, args=(self._free_buffer(),), daemon=True)
+            self._thread.start()
+        return filled
+
+    def _free_buffer(self) -> Bytes:
+        for i in range(len(self._buffers)):
+            # Held by the list and by getrefcount's argument only: neither the window nor a table that was made from it.
+            if sys.getrefcount(self._buffers[i]) == 2:
+                return self._buffers[i]
+        buffer = np.empty(HEADROOM_BYTES + self._window_bytes + PADDING_BYTES, np.uint8)
+        if len(self._buffers) >= 3:  # one in use, one being filled, one that a careful reader looks back into
+            self._buffers.pop(0)  # its holder keeps it alive
+        self._buffers.append(buffer)
+        return buffer
+
+    def _fill(self, buffer: Bytes) -> None:
+        got = 0
+        size = self._window_bytes
+        if self._max_bytes is not None:
+            size = min(size, self._max_bytes - self._read_bytes)
+        view = memoryview(buffer)[HEADROOM_BYTES : HEADROOM_BYTES + size]
+        try:
+            while got < size:
+                n = self._stream.readinto(view[got:])
+                if not n:
+                    self._exhausted = True
+                    break
+                got += n
+            else:
+                if self._max_bytes is not None and self._read_bytes + got >= self._max_bytes:
+                    self._exhausted = True
+                    self.limit_reached = bool(self._stream.readinto(memoryview(bytearray(1))))
+        except Exception as error:  # noqa: BLE001 - a decompressor may raise anything; the reader reports it
+            self.error = error
+            self._exhausted = True
+        self._read_bytes += got
+        self._next = (buffer, got)
