@@ -1,1 +1,1 @@
-"""Facts and rules to findings: a fact never accuses, a rule never parses."""
+"""Facts and rules in, findings out: `rule.load` reads the packs, `engine.judge` asks them about each subject."""

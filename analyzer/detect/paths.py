@@ -1,0 +1,636 @@
+"""The weighing of path evidence: all connections between two hosts, one direction, become the facts of one path.
+
+Facts never accuse. What is decided here is only which packets belong together: which stuck range has the strongest
+evidence, which deliveries are still fresh, what is lost *for its size*. The thresholds are in the rules.
+
+The rivals of a narrow path (a dead path, losses blind to size, a shut window, ...) are weighed on the same evidence and
+handed on in words, together with what speaks against.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import comb
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..capture.packets import IcmpError
+from ..tcp.delivery import Direction, Trace
+from ..tcp.path_mtu import SAME_SIZE_BYTES, At, Passed, Sighting, Stuck, icmp_source
+from .facts import Subject, Value
+
+Ref = tuple[int, int]  # (capture, frame)
+
+# MTUs that link types leave of 1500 (or of 9000), for naming what fits a bracket. Sources: RFC 2516 (PPPoE 1492),
+# RFC 2003/4213 (20 bytes: 1480), RFC 2784 (24: 1476), RFC 7348 (50: 1450), Linux gretap (38: 1462), ip6tnl (48: 1452),
+# WireGuard (80: 1420; 60 over IPv4: 1440), RFC 8200 (1280); 1454 and 1400, 1438, 1428, 1380: common operator settings.
+LINK_MTUS: tuple[tuple[int, str], ...] = (
+    (9000, "jumbo Ethernet"),
+    (1500, "Ethernet"),
+    (1492, "PPPoE"),
+    (1480, "IPIP or 6in4"),
+    (1476, "GRE"),
+    (1462, "GRE with Ethernet (gretap)"),
+    (1460, "Google Cloud default"),
+    (1454, "DSL with PPPoA/PPPoE and ATM"),
+    (1452, "IPv6 tunnel (ip6tnl)"),
+    (1450, "VXLAN"),
+    (1440, "WireGuard over IPv4"),
+    (1438, "GRE with IPsec"),
+    (1428, "IPsec virtual tunnel interface"),
+    (1420, "WireGuard"),
+    (1400, "IPsec or cloud VPN"),
+    (1380, "IPsec with NAT traversal"),
+    (1280, "IPv6 minimum"),
+    (576, "old dial-up or X.25"),
+)
+# Naming link types inside a wider bracket would be guessing: half the list fits.
+LINKS_BRACKET_BYTES = 150
+# A route change is believed only when plain loss can not explain it: at least this many large packets in a row lost ...
+ROUTE_CHANGE_LOSSES = 6
+# ... and losing them at the rate seen before has at most this probability.
+ROUTE_CHANGE_P = 1e-4
+
+
+class View(NamedTuple):
+    """One connection's sighting of this path, with what its dialogue knew."""
+
+    connection: int
+    trace: Trace
+    sighting: Sighting
+    sender_is: str  # "client" or "server"
+    stuck_messages: tuple[int, ...]
+    in_tls_handshake: bool
+    display: str  # display filter of the connection
+
+
+@dataclass
+class PathLedger:
+    """All that was seen of one direction between two hosts."""
+
+    sender: str
+    receiver: str
+    connections: list[int] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)  # connections with something to tell
+    delivered: dict[int, list[int]] = field(default_factory=dict)  # size -> [count, first sent ns, last sent ns]
+    lost: dict[int, list[int]] = field(default_factory=dict)
+    undecided: Counter[int] = field(default_factory=Counter)
+    sent_segments: int = 0
+    lost_segments: int = 0
+    delayed_s: float = 0.0
+    rtt_s: float | None = None
+    mss_peer: int | None = None
+    mss_own: int | None = None
+    df_off: int = 0
+    df_on: int = 0
+    at: Counter[At] = field(default_factory=Counter)
+    messages: list[int] = field(default_factory=list)
+    stray_icmp: list[IcmpError] = field(default_factory=list)  # "too big" about this path, but about no connection of it
+    other_errors: list[IcmpError] = field(default_factory=list)  # unreachables of another kind
+    capture_end_ns: int = 0
+
+    def add(self, view: View) -> None:
+        """Take in one connection's sighting; keep the view only if it tells more than sizes."""
+        s = view.sighting
+        self.connections.append(view.connection)
+        self.at[s.at] += 1
+        for ledger, seen in ((self.delivered, s.delivered), (self.lost, s.lost)):
+            for size, (count, first, last) in seen.items():
+                entry = ledger.setdefault(size, [0, first, last])
+                entry[0] += count
+                entry[1], entry[2] = min(entry[1], first), max(entry[2], last)
+        self.undecided.update(s.undecided)
+        self.sent_segments += s.sent_segments
+        self.lost_segments += s.lost_segments
+        self.delayed_s = max(self.delayed_s, s.delayed_s)
+        d = s.direction
+        if len(d):
+            data = d.table.payload_bytes > 0
+            self.df_off += int((data & ~d.df).sum())
+            self.df_on += int((data & d.df).sum())
+        rtt = view.trace.rtt_s
+        if rtt is not None:
+            self.rtt_s = min(rtt, self.rtt_s) if self.rtt_s is not None else rtt
+        self.mss_peer = self.mss_peer or d.peer.mss
+        self.mss_own = self.mss_own or d.mss
+        if s.stuck or s.hole or s.icmp or s.ack_past_hole or s.sack_outside:
+            self.views.append(view)
+
+
+@dataclass
+class Weighed:
+    """A path's subject, and the numbers that its row in paths[] needs."""
+
+    subject: Subject
+    mtu_at_least: int | None
+    mtu_below_by_loss: int | None
+    icmp_mtu: int | None
+    icmp_frames: tuple[Ref, ...]
+    sizes: list[tuple[int, int, int, int]]
+    stuck_messages: tuple[int, ...]
+
+
+def links_for(at_least: int | None, below: int | None) -> tuple[str, ...]:
+    """Link types whose MTU lies in [at_least, below), named only when the bracket is narrow."""
+    if at_least is None or below is None or below - at_least >= LINKS_BRACKET_BYTES:
+        return ()
+    return tuple(f"{mtu} {name}" for mtu, name in LINK_MTUS if at_least <= mtu < below)
+
+
+def refs(d: Direction, rows: Iterable[int]) -> list[Ref]:
+    return [(int(d.capture[r]), int(d.frame[r])) for r in rows]
+
+
+def frames_filter(frames: Iterable[Ref], stream: str) -> str:
+    """A Wireshark display filter for these frames (of the first capture among them), or for the connection if many."""
+    frames = list(frames)
+    if not frames:
+        return stream
+    numbers = [f for c, f in frames if c == frames[0][0]]
+    if len(numbers) > 40:
+        return stream
+    return "frame.number in {" + ", ".join(map(str, sorted(set(numbers)))) + "}"
+
+
+def size_blind_p(large: tuple[int, int], small: tuple[int, int]) -> float | None:
+    """Fisher's exact test, one-sided: (lost, delivered) of large and of small packets. The probability of at least as
+    many losses among the large ones if size did not matter. None without losses or without one of the classes."""
+    lost, total = large[0] + small[0], sum(large) + sum(small)
+    n = sum(large)
+    if not lost or not n or not sum(small):
+        return None
+    ways = comb(total, n)
+    return sum(comb(lost, k) * comb(total - lost, n - k) for k in range(large[0], min(lost, n) + 1)) / ways
+
+
+def weigh(p: PathLedger, messages_stuck: tuple[int, ...]) -> Weighed:
+    """Facts, evidence, rivals and bracket of one path."""
+    return _Weighing(p, messages_stuck).run()
+
+
+class _Weighing:
+    def __init__(self, ledger: PathLedger, messages_stuck: tuple[int, ...]) -> None:
+        self.p = ledger
+        self.stuck_messages = messages_stuck
+        self.facts: dict[str, Value] = {}
+        self.evidence: list[dict[str, Any]] = []
+        self.against: list[str] = []
+        self.rivals: list[tuple[str, str]] = []
+
+    def run(self) -> Weighed:
+        p, f = self.p, self.facts
+        at = p.at.most_common(1)[0][0] if p.at else "unknown"
+        main_view = self._strongest()
+        hole_view = self._deepest_hole() if main_view is None or main_view.sighting.main is None else None
+        lead = main_view or hole_view or (p.views[0] if p.views else None)
+        if lead:
+            at = lead.sighting.at
+            f["sender_is"] = lead.sender_is
+            f["ip_version"] = int(lead.sighting.direction.table.ip_version[0])
+        f["sender"], f["receiver"] = p.sender, p.receiver
+        f["captured_at"] = at
+        f["connections_total"] = len(p.connections)
+        f["mails_total"] = len(p.messages)
+        f["rtt_s"] = p.rtt_s
+        f["sent_segments"], f["lost_segments"] = p.sent_segments, p.lost_segments
+        f["loss_ratio"] = p.lost_segments / p.sent_segments if p.sent_segments else 0.0
+        f["delayed_mail_s"] = p.delayed_s
+        f["mss_announced"], f["mss_own"] = p.mss_peer, p.mss_own
+        f["df_off_packets"] = p.df_off
+        f["df_cleared"] = bool(p.df_off and p.df_on)
+        f["capture_dropped"] = sum(v.sighting.ack_past_hole for v in p.views)
+        f["ack_past_hole"] = bool(f["capture_dropped"])
+        f["sack_outside_window"] = any(v.sighting.sack_outside for v in p.views)
+        f["unreachable_seen"] = bool(p.other_errors)
+        self._icmp(lead)
+        route_changed_ns = None
+        if main_view is not None:
+            route_changed_ns = self._stuck(main_view)
+        elif hole_view is not None:
+            self._hole(hole_view)
+        at_least, below = self._bracket(main_view, hole_view, route_changed_ns)
+        self._outage(main_view)
+        self._loss()
+        icmp_views = [(v, i) for v in p.views for i in v.sighting.icmp if i.suspicion is None]
+        mtus = [i.error.mtu for _, i in icmp_views if i.error.mtu]
+        icmp_mtu = min(mtus) if mtus else None
+        total_below = min((x for x in (below, icmp_mtu + 1 if icmp_mtu else None) if x is not None), default=None)
+        if at_least is not None and total_below is not None and at_least >= total_below:
+            at_least = self._largest_delivered(None, total_below)
+        f["mtu_at_least"], f["mtu_below"] = at_least, total_below
+        f["links"] = links_for(at_least, total_below)
+        kind = "stuck" if main_view else "hole" if hole_view else "sizes"
+        subject = Subject(
+            kind="path",
+            facts={k: v for k, v in f.items() if v is not None},
+            sender=p.sender,
+            receiver=p.receiver,
+            connections=self._affected(main_view, hole_view),
+            messages=self.stuck_messages,
+            evidence=self.evidence,
+            against=self.against,
+            rivals=self.rivals,
+            key=f"{kind} {f.get('sender_is', '')}",
+        )
+        sizes = [
+            (size, p.delivered.get(size, [0])[0], p.lost.get(size, [0])[0], p.undecided.get(size, 0))
+            for size in sorted({*p.delivered, *p.lost, *p.undecided})
+        ]
+        frames = tuple((i.error.capture, i.error.frame) for _, i in icmp_views)
+        return Weighed(subject, at_least, below, icmp_mtu, frames, sizes, self.stuck_messages)
+
+    # ------------------------------------------------------------ which evidence leads
+
+    def _strongest(self) -> View | None:
+        """The view whose stuck range is unresolved, shows small packets passing, and was sent most often."""
+        with_stuck = [v for v in self.p.views if v.sighting.main]
+
+        def weight(v: View) -> tuple[bool, bool, bool, int]:
+            main = v.sighting.main
+            assert main is not None
+            return (
+                main.acked_ns is None and len(main.rows) >= 3,
+                bool(v.sighting.small_passed) or main.shrank,
+                main.acked_ns is None,
+                len(main.rows),
+            )
+
+        return max(with_stuck, key=weight, default=None)
+
+    def _deepest_hole(self) -> View | None:
+        with_hole = [v for v in self.p.views if v.sighting.hole]
+        return max(with_hole, key=lambda v: (v.sighting.hole.filled_ns is None, v.sighting.hole.s), default=None)  # type: ignore[union-attr]
+
+    def _affected(self, main_view: View | None, hole_view: View | None) -> tuple[int, ...]:
+        """Connections that share the leading view's fate."""
+        if main_view is not None:
+            main = main_view.sighting.main
+            assert main is not None
+            same = [
+                v.connection
+                for v in self.p.views
+                if (m := v.sighting.main) is not None
+                and (m.acked_ns is None) == (main.acked_ns is None)
+                and m.shrank == main.shrank
+            ]
+            return tuple(same)
+        if hole_view is not None:
+            hole = hole_view.sighting.hole
+            assert hole is not None
+            return tuple(
+                v.connection
+                for v in self.p.views
+                if (h := v.sighting.hole) is not None and (h.filled_ns is None) == (hole.filled_ns is None)
+            )
+        return tuple(v.connection for v in self.p.views) or tuple(self.p.connections)
+
+    def _add(self, topic: str, view: View, frames: list[Ref], note: str) -> None:
+        if frames:
+            self.evidence.append(
+                {
+                    "topic": topic,
+                    "connection": view.connection,
+                    "frames": frames,
+                    "display_filter": frames_filter(frames, view.display),
+                    "note": note,
+                }
+            )
+
+    # ------------------------------------------------------------ seen from before the narrow link
+
+    def _stuck(self, view: View) -> int | None:
+        """Facts of the leading stuck range. Returns the time of a route change, if that is what it looks like."""
+        p, f, s = self.p, self.facts, view.sighting
+        main, d = s.main, s.direction
+        assert main is not None
+        size = main.ip_bytes
+        unresolved = [v for v in p.views if v.sighting.main and v.sighting.main.acked_ns is None]
+        f["stuck_connections"] = len(unresolved)
+        f["stuck_messages"] = len(self.stuck_messages)
+        f["stuck_sends"] = len(main.rows)
+        f["stuck_span_s"] = main.span_s
+        f["stuck_ip_bytes"] = size
+        f["stuck_df"] = bool(d.df[main.rows].all())
+        f["stuck_acked"] = main.acked_ns is not None and not main.shrank
+        f["stuck_at_handshake"] = view.in_tls_handshake
+        f["stuck_at_bytes"] = main.seq
+        f["smallest_lost_bytes"] = size
+        f["reverse_seen"] = bool(len(d.peer))
+        f["headers_only"] = bool((d.table.payload_captured[main.rows] == 0).all())
+        f["capture_ends_early"] = main.acked_ns is None and p.capture_end_ns < main.next_due_ns
+        f["window_shut"] = s.window_shut
+        f["window_scaling_broken"] = s.window_scaling_broken
+        f["bad_checksums_in"] = len(s.bad_checksums)
+        f["fragments_seen"] = bool((d.table.fragments > 0).any())
+        f["largest_sent_bytes"] = int(d.ip_bytes[~d.offloaded].max()) if (~d.offloaded).any() else None
+        f["peer_resends"] = s.peer_resends
+        f["both_directions_silent"] = s.peer_silent
+        passed = [x for x in s.small_passed if x.size < size]
+        failed_sizes = self._really_failed(s, passed)
+        f["small_passed_after"] = bool(passed) if f["reverse_seen"] else None
+        f["small_passed_count"] = len(passed)
+        if passed:
+            f["small_passed_how"] = passed[0].how
+        f["small_failed_after"] = bool(failed_sizes)
+        if failed_sizes:
+            f["smallest_failed_bytes"] = min(failed_sizes)
+        f["losses_of_size"] = sum(n for z, (n, *_) in p.lost.items() if z >= size - SAME_SIZE_BYTES)
+        big_after, big_before = self._big_delivered(main)
+        changed = big_before and not big_after and self._route_changed(main, passed)
+        f["delivered_at_or_above_stuck"] = big_after or (big_before and not changed)
+        fresh = main.first_ns if changed else None
+        f["largest_delivered_bytes"] = self._largest_delivered(fresh, None)
+        f["queue_lets_large_pass"] = big_after
+        f["loss_size_blind_p"] = self._blind_p(size, len(passed))
+        if main.shrank:
+            f["recovered"] = not self._told_by_icmp(view, main)
+            first_small = next(r for r, z in zip(main.rows, main.sizes, strict=True) if z == main.passed_size)
+            f["recovered_after_s"] = (int(d.time_ns[first_small]) - main.first_ns) / 1e9
+            f["recovered_payload_bytes"] = int(d.payload_bytes[first_small])
+            f["recovered_df_cleared"] = bool(d.df[main.rows[0]] and not d.df[first_small])
+            self._add("recovery", view, refs(d, [first_small]), f"sent again in a smaller packet of {main.passed_size} bytes")
+        sends = refs(d, main.rows)
+        self._add(
+            "stuck",
+            view,
+            sends,
+            f"the same bytes sent {len(main.rows)} times in {main.span_s:.1f} s, {size} bytes"
+            f"{', DF set' if f['stuck_df'] else ''}, "
+            + ("never acknowledged" if main.acked_ns is None else "acknowledged in the end"),
+        )
+        for x in passed[:3]:
+            self._add("small", view, self._passed_refs(d, x), self._passed_words(x))
+        if failed_sizes:
+            rows = next(r for z, r in s.small_failed if z == min(failed_sizes))
+            self._add("small", view, refs(d, rows[:20]), f"packets of only {min(failed_sizes)} bytes got no answer either")
+        self._rivals(view, main, passed, changed)
+        return main.first_ns if changed else None
+
+    @staticmethod
+    def _passed_refs(d: Direction, x: Passed) -> list[Ref]:
+        return refs(d.peer if x.of_peer else d, x.rows)
+
+    @staticmethod
+    def _passed_words(x: Passed) -> str:
+        return {
+            "sack": f"a smaller packet of {x.size} bytes, sent after the first loss, was selectively acknowledged",
+            "peer-resend-stopped": f"the other side sent this again, got a small packet ({x.size} bytes) in answer, and stopped",
+            "ack": f"duplicate ACKs answer smaller packets ({x.size} bytes) sent after the first loss",
+            "new-data": f"a smaller packet of {x.size} bytes was answered after the first loss",
+        }[x.how]
+
+    def _really_failed(self, s: Sighting, passed: list[Passed]) -> list[int]:
+        """Smaller sizes that failed and speak against a narrow path: not above every size that passed."""
+        best = max((x.size for x in passed), default=0)
+        floor = 1280 if self.facts.get("ip_version") == 6 else 576
+        return [size for size, _ in s.small_failed if size <= max(best, floor)]
+
+    def _big_delivered(self, main: Stuck) -> tuple[bool, bool]:
+        """Were packets of the stuck size or more delivered (after the first loss, before it)?"""
+        after = before = False
+        for size, (_, first, last) in self.p.delivered.items():
+            if size >= main.ip_bytes:
+                after |= last >= main.first_ns
+                before |= first < main.first_ns
+        if main.acked_ns is not None and not main.shrank:
+            after = True  # it got through itself, at its own size
+        return after, before
+
+    def _route_changed(self, main: Stuck, passed: list[Passed]) -> bool:
+        """Large packets passed, then none did any more while small ones still do: more than plain loss explains."""
+        p = self.p
+        losses = max(len(main.lost_sizes), sum(n for z, (n, _, last) in p.lost.items() if z >= main.ip_bytes and last >= main.first_ns))
+        if not passed or losses < ROUTE_CHANGE_LOSSES or main.acked_ns is not None:
+            return False
+        if main.last_ns <= passed[0].time_ns:
+            return False
+        before_sent = sum(n for n, first, _ in p.delivered.values() if first < main.first_ns)
+        before_lost = sum(n for n, first, _ in p.lost.values() if first < main.first_ns)
+        rate = (before_lost + 1) / (before_sent + before_lost + 2)
+        return bool(rate**losses <= ROUTE_CHANGE_P)
+
+    def _largest_delivered(self, since_ns: int | None, below: int | None) -> int | None:
+        sizes = [
+            size
+            for size, (_, _, last) in self.p.delivered.items()
+            if (since_ns is None or last >= since_ns) and (below is None or size < below)
+        ]
+        for v in self.p.views:
+            sizes += [x.size for x in v.sighting.small_passed if (since_ns is None or x.time_ns >= since_ns) and (below is None or x.size < below)]
+        return max(sizes, default=None)
+
+    def _blind_p(self, size: int, small_passed: int) -> float | None:
+        p = self.p
+
+        def count(ledger: dict[int, list[int]], large: bool) -> int:
+            return sum(n for z, (n, *_) in ledger.items() if (z >= size - SAME_SIZE_BYTES) == large)
+
+        return size_blind_p(
+            (count(p.lost, True), count(p.delivered, True)),
+            (count(p.lost, False), count(p.delivered, False) + small_passed),
+        )
+
+    def _told_by_icmp(self, view: View, main: Stuck) -> bool:
+        """A believable ICMP came before the sender went smaller."""
+        when = main.acked_ns or main.last_ns
+        return any(i.suspicion is None and i.error.time_ns <= when for i in view.sighting.icmp)
+
+    def _rivals(self, view: View, main: Stuck, passed: list[Passed], changed: bool) -> None:
+        p, f, s = self.p, self.facts, view.sighting
+        size = main.ip_bytes
+        if passed:
+            self.rivals.append(("dead path", self._passed_words(passed[0]) + f" (frame {self._frame(view, passed[0])})"))
+        elif s.peer_silent:
+            self.against.append("after the first loss nothing at all came from the other side: the path may be dead, not narrow")
+        if f["small_failed_after"]:
+            self.against.append(f"packets of only {f['smallest_failed_bytes']} bytes got no answer either")
+        blind = f.get("loss_size_blind_p")
+        if isinstance(blind, float):
+            if blind < 0.01:
+                self.rivals.append(("random loss", f"losses this uneven over sizes have probability {blind:.2g} if size did not matter"))
+            elif not passed:
+                self.against.append(f"losses as uneven as these have probability {blind:.2g} even if size does not matter")
+        if f["delivered_at_or_above_stuck"]:
+            self.against.append(f"packets of {size} bytes or more were delivered on this path in the same capture")
+        else:
+            largest = f.get("largest_delivered_bytes")
+            self.rivals.append(
+                (
+                    "congested queue",
+                    f"no packet of {size} bytes or more ever passed"
+                    + (f"; the largest that did has {largest} bytes" if largest else ""),
+                )
+            )
+        if changed:
+            self.against.append(f"packets of {size} bytes passed earlier in this capture: the route must have changed")
+        self.rivals.append(
+            ("receiver's window shut", "the window was shut" if s.window_shut else "the announced window had room for the data")
+        )
+        if s.window_shut:
+            self.against.append("the receiver's window was shut when the data stopped")
+        if s.bad_checksums:
+            self.against.append("the large packets carry wrong TCP checksums here: something on the way damages them")
+        if s.sack_outside:
+            self.against.append("SACK blocks lie outside the window: a middlebox rewrites sequence numbers but not SACK")
+        if s.ack_past_hole:
+            self.against.append(f"{s.ack_past_hole} bytes were acknowledged that this capture never saw: the capture itself lost packets")
+        if view.sighting.at == "at_receiver":
+            self.against.append("the packets are seen here, at the receiver: the path delivered them")
+
+    @staticmethod
+    def _frame(view: View, x: Passed) -> int:
+        d = view.sighting.direction
+        return int((d.peer if x.of_peer else d).frame[x.rows[0]])
+
+    # ------------------------------------------------------------ seen from behind the narrow link
+
+    def _hole(self, view: View) -> None:
+        p, f, s = self.p, self.facts, view.sighting
+        hole, d = s.hole, s.direction
+        assert hole is not None
+        f["hole_s"] = hole.s
+        f["hole_bytes"] = hole.bytes
+        f["hole_connections"] = sum(1 for v in p.views if v.sighting.hole and v.sighting.hole.filled_ns is None)
+        f["later_bytes_or_jumped_ack"] = True
+        f["hole_filled"] = hole.filled_ns is not None
+        f["hole_fits_segments"] = hole.fits_segments
+        f["stuck_connections"] = f["hole_connections"]
+        f["stuck_messages"] = len(self.stuck_messages)
+        if hole.peer_resend_answered is not None:
+            f["peer_resend_answered"] = hole.peer_resend_answered
+        f["reverse_seen"] = bool(len(d.peer))
+        whole = d.data & ~d.offloaded
+        largest = int(d.ip_bytes[whole].max()) if whole.any() else 0
+        biggest = max([largest, *self.p.delivered], default=0)
+        f["largest_seen_bytes"] = biggest
+        f["smallest_lost_bytes"] = hole.lost_ip_bytes
+        f["full_segments"] = int((d.ip_bytes[whole] >= hole.lost_ip_bytes).sum())
+        f["delivered_at_or_above_stuck"] = biggest >= hole.lost_ip_bytes
+        f["capture_ends_early"] = hole.filled_ns is None and hole.s < 3
+        f["stuck_at_handshake"] = view.in_tls_handshake
+        if hole.filled_ns is not None and hole.fill_sizes:
+            f["recovered"] = max(hole.fill_sizes) < hole.lost_ip_bytes - SAME_SIZE_BYTES
+            f["recovered_after_s"] = hole.s
+            f["reordered"] = hole.s < 0.1
+        beyond = refs(d, hole.later_rows[:20])
+        self._add(
+            "hole",
+            view,
+            beyond,
+            (f"bytes beyond a hole of {hole.bytes} bytes" if hole.later == "bytes" else f"a pure ACK whose sequence number has jumped by {hole.bytes} bytes")
+            + f"; the receiver's ACK stayed before the hole for {hole.s:.1f} s",
+        )
+        acks = np.flatnonzero((d.peer.ack == hole.seq) & (d.peer.time_ns >= hole.since_ns))[:20]
+        self._add("hole", view, refs(d.peer, acks.tolist()), "the receiver still asks for the first missing byte")
+        if biggest >= hole.lost_ip_bytes:
+            self.against.append(f"a packet of {biggest} bytes did arrive: size alone does not decide")
+        else:
+            self.rivals.append(("random loss", f"no packet above {biggest} bytes arrived, and the missing bytes never came in smaller ones"))
+        if hole.peer_resend_answered:
+            self.rivals.append(("dead path", "small packets pass both ways: what the receiver sent again was answered"))
+        elif hole.later == "bytes":
+            self.rivals.append(("dead path", "later, smaller packets arrived"))
+        if s.ack_past_hole:
+            self.against.append("bytes were acknowledged that this capture never saw: the capture itself lost packets")
+        else:
+            self.rivals.append(("packets missing from the capture", "the receiver's own ACK stays at the hole: it did not get them either"))
+        self.against.append("the sender's resends cannot be seen from here: a capture at the sender would prove it")
+
+    # ------------------------------------------------------------ ICMP
+
+    def _icmp(self, lead: View | None) -> None:
+        p, f = self.p, self.facts
+        judged = [(v, i) for v in p.views for i in v.sighting.icmp]
+        valid = [(v, i) for v, i in judged if i.suspicion is None]
+        suspicious = [(v, i) for v, i in judged if i.suspicion is not None]
+        count = len(judged) + len(p.stray_icmp)
+        f["icmp_count"], f["icmp_seen"] = count, count > 0
+        f["icmp_valid"] = bool(valid)
+        f["icmp_suspicious"] = len(suspicious) + len(p.stray_icmp)
+        if suspicious or p.stray_icmp:
+            kinds = Counter([i.suspicion for _, i in suspicious] + ["foreign-flow"] * len(p.stray_icmp))
+            f["icmp_suspicion"] = kinds.most_common(1)[0][0]
+            mtus = [i.error.mtu for _, i in suspicious if i.error.mtu is not None]
+            mtus += [e.mtu for e in p.stray_icmp if e.mtu is not None]
+            if mtus:
+                f["icmp_suspicious_mtu"] = min(mtus)
+            for v, i in suspicious[:3]:
+                self._add("suspicious-icmp", v, [(i.error.capture, i.error.frame)], f"frag-needed, MTU {i.error.mtu}: {i.suspicion}")
+            if p.stray_icmp and (lead or p.views):
+                v = lead or p.views[0]
+                self._add(
+                    "suspicious-icmp", v, [(e.capture, e.frame) for e in p.stray_icmp[:5]], "frag-needed that quotes a flow that does not exist here"
+                )
+        if not valid:
+            return
+        mtus = [i.error.mtu for _, i in valid if i.error.mtu]
+        f["icmp_mtu"] = min(mtus) if mtus else None
+        f["icmp_from"] = icmp_source(valid[0][1].error)
+        f["icmp_mtu_zero"] = any(i.error.mtu == 0 for _, i in valid)
+        worst = max(valid, key=lambda x: len(x[1].resends_above))
+        f["resends_above_icmp_mtu"] = len(worst[1].resends_above)
+        f["shrank_after_icmp"] = all(i.shrank for _, i in valid)
+        f["went_on_after_icmp"] = any(i.went_on for _, i in valid)
+        v, i = worst
+        self._add(
+            "icmp", v, [(x.error.capture, x.error.frame) for y, x in valid if y is v][:20],
+            f"ICMP \"{'packet too big' if i.error.ip_version == 6 else 'fragmentation needed'}\" from {f['icmp_from']}, next-hop MTU {i.error.mtu}",
+        )  # fmt: skip
+        if i.resends_above:
+            self._add("icmp", v, refs(v.sighting.direction, i.resends_above[:20]), "the same bytes leave again above that MTU, later than one RTT and 200 ms after it")
+            if v.sighting.at == "middle":
+                f["icmp_lost_between"] = f"between this point of capture and {p.sender} (or on {p.sender} itself)"
+        elif not i.shrank and v.sighting.at == "middle":
+            f["icmp_lost_between"] = f"between this point of capture and {p.sender} (or on {p.sender} itself)"
+
+    # ------------------------------------------------------------ bracket, outage, loss
+
+    def _bracket(self, main_view: View | None, hole_view: View | None, changed_ns: int | None) -> tuple[int | None, int | None]:
+        """[mtu_at_least, mtu_below) from sizes delivered and sizes lost for their size (ICMP left out)."""
+        p, f = self.p, self.facts
+        below: int | None = None
+        if main_view is not None:
+            delivered_any = lambda size, since: any(  # noqa: E731
+                z >= size and (since is None or last >= since) for z, (_, _, last) in p.delivered.items()
+            )
+            for v in p.views:
+                m = v.sighting.main
+                if m is None or (m.acked_ns is not None and not m.shrank) or len(m.rows) < 3:
+                    continue
+                if not delivered_any(m.ip_bytes, changed_ns):
+                    below = min(below, m.ip_bytes) if below is not None else m.ip_bytes
+        elif hole_view is not None:
+            for v in p.views:
+                h = v.sighting.hole
+                if h is None or (h.filled_ns is not None and not f.get("recovered")):
+                    continue
+                if not f["delivered_at_or_above_stuck"]:
+                    below = min(below, h.lost_ip_bytes) if below is not None else h.lost_ip_bytes
+        at_least = self._largest_delivered(changed_ns, below)
+        return at_least, below
+
+    def _outage(self, main_view: View | None) -> None:
+        f = self.facts
+        if main_view is None:
+            return
+        s = main_view.sighting
+        main = s.main
+        assert main is not None
+        f["stalled_s"] = (main.acked_ns or max(main.last_ns, main.first_ns)) / 1e9 - main.first_ns / 1e9
+        dead = s.peer_silent or (f.get("small_failed_after") and not f.get("small_passed_after"))
+        if dead:
+            f["outage_s"] = f["stalled_s"]
+            f["outage_ended"] = main.acked_ns is not None
+            self._add("outage", main_view, refs(s.direction, main.rows), f"sent {len(main.rows)} times; nothing of any size got through")
+
+    def _loss(self) -> None:
+        p, f = self.p, self.facts
+        if "loss_size_blind_p" in f and f["loss_size_blind_p"] is not None:
+            return
+        if not p.lost:
+            return
+        middle = sorted([*p.delivered, *p.lost])[len({*p.delivered, *p.lost}) // 2]
+        f["loss_size_blind_p"] = self._blind_p(max(middle, 600), 0)
