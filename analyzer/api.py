@@ -13,9 +13,9 @@ from __future__ import annotations
 import dataclasses
 import html
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,6 +154,15 @@ class Case:
 
         return analysis.trace(self.data, connection)
 
+    def proving_traces(self) -> dict[int, Trace]:
+        """For each cause the connection that shows it best: the first in its evidence."""
+        shown = [
+            next(iter([e.connection for e in finding.evidence if e.connection is not None] or finding.connections), None)
+            for finding in self.data.findings
+            if finding.role == "cause"
+        ]
+        return {connection: self.trace(connection) for connection in dict.fromkeys(shown) if connection is not None}
+
     def _connection(self, id: int) -> _case.Connection:  # noqa: A002 - it is called id everywhere in a case
         for connection in self.data.connections:
             if connection.id == id:
@@ -230,54 +239,38 @@ class Plots:
     def __init__(self, case: Case) -> None:
         self._case = case
 
-    def sequence(self, connection: int, ax: Axes | None = None) -> Axes:
+    def sequence(self, connection: int, ax: Axes | None = None, **style: Any) -> Axes:
         """Time-sequence graph: each segment with its fate, resends, ACK line, SACKs, window, ICMP."""
         from .report import plots
 
-        return plots.sequence(self._case.trace(connection), ax=ax)
+        return plots.sequence(self._case.trace(connection), ax=ax, **style)
 
-    def size_fate(self, path: int, ax: Axes | None = None) -> Axes:
+    def size_fate(self, path: int, ax: Axes | None = None, **style: Any) -> Axes:
         """Packet sizes of a path against delivered or lost, with the bracket of its path MTU."""
         from .report import plots
 
         for candidate in self._case.data.paths:
             if candidate.id == path:
-                return plots.size_fate(candidate, ax=ax)
+                return plots.size_fate(candidate, ax=ax, **style)
         raise UsageError(f"this case has no path {path}; it has 1 to {len(self._case.data.paths)}")
 
-    def timeline(self, ax: Axes | None = None) -> Axes:
-        """The mails of the case over time, by outcome."""
+    def sizes(self, destination: str, ax: Axes | None = None, **style: Any) -> Axes:
+        """The mails to one server by size and outcome: a word passes, a hundred words do not."""
         from .report import plots
 
-        return plots.timeline(self._case.data, ax=ax)
+        return plots.sizes(self._case.data, destination, ax=ax, **style)
 
-    def _proofs(self) -> Iterator[tuple[str, Callable[[Axes], Axes]]]:
-        """What is worth drawing without being asked: the timeline, and for each cause its first connection and its paths."""
-        yield "timeline", self.timeline
-        for finding in self._case.data.findings:
-            if finding.role != "cause":
-                continue
-            name = f"finding-{finding.id}-{finding.rule}"
-            shown = [e.connection for e in finding.evidence if e.connection is not None] or list(finding.connections)
-            for connection in shown[:1]:
-                yield f"{name}-connection-{connection}", partial(self.sequence, connection)
-            for path in finding.paths[:1]:
-                yield f"{name}-path-{path}", partial(self.size_fate, path)
+    def timeline(self, ax: Axes | None = None, **style: Any) -> Axes:
+        """The mails of the case over time, by destination and outcome."""
+        from .report import plots
+
+        return plots.timeline(self._case.data, ax=ax, **style)
 
     def save(self, folder: PathLike) -> list[Path]:
         """The plots that prove the causes, each as PNG and SVG in `folder`; the files written."""
-        from matplotlib.figure import Figure
+        from .report import plots
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for name, draw in self._proofs():
-            figure = Figure(figsize=(9, 5.5), layout="constrained")  # inches; 9 wide reads well at half size
-            draw(figure.add_subplot())
-            for suffix in (".png", ".svg"):
-                written.append(folder / f"{name}{suffix}")
-                figure.savefig(written[-1], dpi=120)
-        return written
+        return plots.write_plots(self._case.data, self._case.proving_traces(), Path(folder))
 
 
 def _saved(text: str, path: PathLike | None) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from textwrap import fill
 
-from ..detect.rule import RemedyTemplate, Rule
+from ..detect.rule import Grade, RemedyTemplate, Rule
 
 WIDTH = 80  # columns, as the other reports
 
@@ -20,19 +21,15 @@ def _parts(rule: Rule) -> Iterator[str]:
     yield fill(rule.about, WIDTH)
     yield _list([f"Role: {rule.role}", f"About: one {rule.subject} at a time", f"Scope of a finding: {rule.scope}"])
     yield "## Fires when"
-    yield _list([f"`{part}`" for part in _alternatives(rule.when.text)])
+    yield _tree(rule.when.text)
     if rule.thresholds:
         yield _list([f"`${name}` = {t.value}: {t.why}" for name, t in rule.thresholds.items()])
     yield "## How bad, how sure"
     yield fill("The first line that holds is taken; when none does, the rule stays quiet.", WIDTH)
-    yield _list(
-        [
-            f"{g.severity} {g.role}, {g.confidence}: `{g.when.text}`" + (f" ({g.because})" if g.because else "")
-            for g in rule.grades
-        ]
-    )
+    yield "\n".join(_grade(grade) for grade in rule.grades)
     yield "## What it says"
-    yield "\n\n".join(fill(" ".join(sentence.text.split()), WIDTH) for sentence in rule.explanation)
+    yield fill("Each sentence only where it applies, with what was seen in place of the braces.", WIDTH)
+    yield _list([" ".join(sentence.text.split()) for sentence in rule.explanation])
     if rule.remedies:
         yield "## What to do"
         for remedy in rule.remedies:
@@ -48,12 +45,26 @@ def _parts(rule: Rule) -> Iterator[str]:
             yield _list(items)
 
 
-def _alternatives(condition: str) -> list[str]:
-    """The parts of `all(a, b(c, d))`, one by one: a and b(c, d); any other condition is one part."""
-    if not (condition.startswith("all(") and condition.endswith(")")):
-        return [condition]
+def _grade(grade: Grade) -> str:
+    because = f" {grade.because}" if grade.because else ""
+    head = _list([f"{grade.severity} {grade.role}, {grade.confidence}:{because}"])
+    return f"{head}\n{_tree(grade.when.text, depth=1)}"
+
+
+def _tree(condition: str, depth: int = 0) -> str:
+    """A condition as nested lists: `all(a, any(b, c))` becomes a, then b and c below "any of"."""
+    group = re.fullmatch(r"(all|any|none)\((.*)\)", condition, re.DOTALL)
+    lead = "  " * depth + "- "
+    if group is None:
+        return f"{lead}`{condition}`"
+    lines = [_tree(part, depth + 1) for part in _parts_of(group[2])]
+    return "\n".join([f"{lead}{group[1]} of", *lines])
+
+
+def _parts_of(conditions: str) -> list[str]:
+    """Split at the commas that stand in no bracket."""
     parts, depth = [""], 0
-    for character in condition[4:-1]:
+    for character in conditions:
         depth += (character in "([") - (character in ")]")
         if character == "," and depth == 0:
             parts.append("")
