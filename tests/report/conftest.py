@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Any
 
+import numpy as np
 import pytest
 
-from analyzer.capture.packets import CaptureInfo, IcmpError
+from analyzer.capture.packets import ACK, COLUMNS, PSH, SYN, CaptureInfo, IcmpError, PacketTable
 from analyzer.case import (
     Case,
     Connection,
@@ -22,6 +26,8 @@ from analyzer.case import (
     SizeFate,
     Terminator,
 )
+from analyzer.tcp.connections import Tracker
+from analyzer.tcp.delivery import Trace, measure
 
 T0 = 1_709_647_391_123_456_789  # 2024-03-05 14:03:11.123456789 UTC
 SECOND = 1_000_000_000
@@ -274,6 +280,73 @@ def _black_hole(number: int, path: Path) -> Finding:
         ),
         fingerprint=f"f{number}-9b1deb4d",
     )  # fmt: skip
+
+
+# (seconds, from the client, first byte, payload bytes, acknowledged bytes of the peer, more columns)
+Packet = tuple[float, bool, int, int, int, dict[str, Any]]
+HANDSHAKE: list[Packet] = [
+    (0.0, True, -1, 0, 0, {"flags": SYN, "mss": 1460, "window_scale": 7, "sack_permitted": True}),
+    (0.02, False, -1, 0, 0, {"flags": SYN | ACK, "mss": 1460, "window_scale": 7, "sack_permitted": True}),
+    (0.0201, True, 0, 0, 0, {}),
+]
+# A black hole as its sender sees it: four segments of 1500 bytes vanish, the tail is SACKed, the first is sent again.
+BLACK_HOLE: list[Packet] = [
+    *HANDSHAKE,
+    (0.05, False, 0, 40, 0, {}),
+    (0.06, True, 0, 140, 40, {}),
+    (0.09, False, 40, 37, 140, {}),
+    *[(0.1 + n * 1e-5, True, 140 + 1448 * n, 1448, 77, {}) for n in range(4)],
+    (0.1001, True, 140 + 4 * 1448, 900, 77, {}),
+    (0.1212, False, 77, 0, 140, {"sacks": [(140 + 4 * 1448, 140 + 4 * 1448 + 900)]}),
+    *[(0.1 + pause, True, 140, 1448, 77, {}) for pause in (0.2, 0.6, 1.5, 3.1, 6.5, 13.0, 26.5, 53.0)],
+]
+# The same at its receiver: a hole, and behind it the tail.
+RECEIVER: list[Packet] = [p for p in BLACK_HOLE if p[3] != 1448]
+# Nothing is lost.
+WELL: list[Packet] = [
+    *BLACK_HOLE[:6],
+    *[(0.1 + n * 1e-2, True, 140 + 1448 * n, 1448, 77, {}) for n in range(4)],
+    (0.2, False, 77, 0, 140 + 4 * 1448, {}),
+]
+
+
+def trace_of(packets: Iterable[Packet], icmp: Iterable[IcmpError] = ()) -> Trace:
+    """A trace of the incident's first connection, made by the same code that reads captures."""
+    rows, blocks = [], []
+    hosts = [(0xFFFF << 32 | int(IPv4Address(ip)), port) for ip, port in ((SENDER, 40_001), (HOLE, 25))]
+    for n, (at, from_client, seq, payload, ack, more) in enumerate(packets, 1):
+        (src, src_port), (dst, dst_port) = hosts if from_client else hosts[::-1]
+        base, peer = (5_001, 9_001) if from_client else (9_001, 5_001)
+        row = dict.fromkeys(COLUMNS, 0) | {
+            "time_ns": T0 + round(at * SECOND), "capture": 1, "frame": n, "ip_version": 4, "src_lo": src, "dst_lo": dst,
+            "src_port": src_port, "dst_port": dst_port, "df": True, "ip_bytes": payload + 52, "seq": base + seq,
+            "ack": peer + ack, "flags": ACK | (PSH if payload else 0), "window": 502, "payload_bytes": payload,
+            "window_scale": -1, "outgoing": -1,
+        }  # fmt: skip
+        sacks = more.get("sacks", [])
+        row |= {k: v for k, v in more.items() if k != "sacks"} | {"sack_at": len(blocks), "sack_count": len(sacks)}
+        blocks += [(peer + left, peer + right) for left, right in sacks]
+        rows.append(row)
+    columns = {name: np.array([row[name] for row in rows], dtype) for name, (dtype, _) in COLUMNS.items()}
+    table = PacketTable(columns, np.array(blocks, np.uint32).reshape(-1, 2), (np.zeros(1, np.uint8),))
+    trace = measure(Tracker().add(table, None)).trace(0)
+    trace.icmp = list(icmp)
+    return trace
+
+
+@pytest.fixture(name="black_hole")
+def _black_hole_trace() -> Trace:
+    return trace_of(BLACK_HOLE, [too_big()])
+
+
+@pytest.fixture(name="receiver_side")
+def _receiver_side() -> Trace:
+    return trace_of(RECEIVER)
+
+
+@pytest.fixture(name="well")
+def _well() -> Trace:
+    return trace_of(WELL)
 
 
 def too_big(mtu: int = 1400) -> IcmpError:
