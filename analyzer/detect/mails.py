@@ -1,0 +1,714 @@
+"""Dialogue joined with packets: what became of each mail, and the facts of connections, mails and servers.
+
+`smtp` knows lines and offsets, `tcp` knows packets and times. Here the two meet: `read_talk` turns one connection into a
+`Talk`, a small record that keeps no packet; the functions below it compare talks with each other and make Subjects.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from ..capture.packets import FIN, RST, SYN
+from ..smtp import banner
+from ..smtp.dialogue import Dialogue, Mail, read_dialogue
+from ..smtp.terminator import LENGTH, Cuts, cuts, wire_boundaries
+from ..tcp.delivery import NOT_ACK, Direction, Trace
+from ..tcp.path_mtu import capture_point
+from ..tcp.streams import Stream
+from .facts import Subject, Value
+
+Ref = tuple[int, int]
+
+# A client that waits this long for the reply to its final dot will not get one: the shortest time-out of the MTAs in use
+# is 300 s (Exim, Exchange: 5 min; RFC 5321 4.5.3.2.6 wants 10 min).
+NO_REPLY_S = 300.0
+# Bytes of either end of a body that tell two mails apart (Message-ID and Date stand in the first, the text ends in the last).
+PRINT_BYTES = 512
+# An ACK that comes back at once is not waited for; Nagle and delayed ACKs explain up to 0.5 s, Postfix's delay is 10 s.
+HOLD_BACK_S = 2.0
+
+
+@dataclass(slots=True)
+class MailRecord:
+    """One mail, joined with its packets. Times in ns, offsets in the client's stream."""
+
+    key: int
+    talk: int
+    index: int
+    mail_from: str | None
+    recipients: tuple[str, ...]
+    size: int | None
+    size_estimated: bool
+    via: str
+    cuts: Cuts | None
+    end_frames: tuple[Ref, ...]
+    reply_code: int | None
+    reply_frames: tuple[Ref, ...]
+    outcome: str
+    start_ns: int | None
+    end_ns: int | None
+    end_sent_ns: int | None
+    reply_delay_s: float | None
+    waited_s: float | None
+    gave_up_by: str
+    end_sent: bool
+    end_acked: bool | None
+    end_sends: int
+    body_acked: bool | None
+    answered: bool | None
+    in_data: bool  # the content had begun (DATA accepted, BDAT)
+    closed_in_data: bool
+    data_bytes_sent: int
+    largest_packet_bytes: int | None
+    hold_back_s: float | None
+    end_alone: bool
+    body_print: tuple[int, int] | None  # (size, checksum of both ends of the body); in memory only
+    stuck: bool = False  # its bytes are those that a path lost
+
+
+@dataclass(slots=True)
+class Talk:
+    """One SMTP connection without its packets."""
+
+    key: int
+    client: tuple[str, int]
+    server: tuple[str, int]
+    start_ns: int
+    end_ns: int
+    first_frame: Ref
+    frame_count: int
+    handshake_seen: bool
+    closed_by: str
+    at: str  # of the client's data: at_sender, middle, at_receiver, unknown
+    rtt_s: float | None
+    client_mss: int | None
+    server_mss: int | None
+    client_bytes: int
+    server_bytes: int
+    dialogue: Dialogue
+    mails: list[MailRecord]
+    greeting_frames: tuple[Ref, ...]
+    ehlo_frames: tuple[Ref, ...]
+    greeting_delay_s: float | None
+    zero_window_s: float
+    zero_window_by: str | None
+    zero_window_probes: int
+    zero_window_ended: bool
+    zero_window_frames: tuple[Ref, ...]
+    longest_reply_delay_s: float | None
+    gap_bytes: int
+    stream: str  # display filter of the connection
+    capture_end_ns: int
+    ports: frozenset[int] = frozenset()
+
+    @property
+    def banner_text(self) -> str | None:
+        g = self.dialogue.greeting
+        return g.text if g else None
+
+    @property
+    def masked(self) -> bool:
+        g = self.dialogue.greeting
+        return g is not None and g.code == 220 and banner.is_masked(g.lines)
+
+
+def display_filter(client: tuple[str, int], server: tuple[str, int]) -> str:
+    """The connection as a Wireshark display filter."""
+    family = "ipv6" if ":" in client[0] else "ip"
+    return f"{family}.addr == {client[0]} && {family}.addr == {server[0]} && tcp.port == {client[1]} && tcp.port == {server[1]}"
+
+
+def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Talk:
+    """Everything that one connection's dialogue says, joined with its packets. Mails get keys from `next_mail` on."""
+    c2s, s2c = trace.c2s, trace.s2c
+    client, server = Stream(c2s), Stream(s2c)
+    dialogue = read_dialogue(client, server, from_start=trace.handshake_seen)
+    zero = _zero_window(trace, capture_end_ns)
+    at = capture_point(trace)[0]
+    talk = Talk(
+        key=key,
+        client=tuple(trace.client),
+        server=tuple(trace.server),
+        start_ns=trace.start_ns,
+        end_ns=trace.end_ns,
+        first_frame=_first_frame(trace),
+        frame_count=len(trace),
+        handshake_seen=trace.handshake_seen,
+        closed_by=trace.closed_by,
+        at=at,
+        rtt_s=trace.rtt_s,
+        client_mss=c2s.mss,
+        server_mss=s2c.mss,
+        client_bytes=sum(s.end - s.start for s in client.segments),
+        server_bytes=sum(s.end - s.start for s in server.segments),
+        dialogue=dialogue,
+        mails=[],
+        greeting_frames=_frames(server, dialogue.greeting.start, dialogue.greeting.end) if dialogue.greeting else (),
+        ehlo_frames=_ehlo_frames(dialogue, server),
+        greeting_delay_s=_greeting_delay(trace, dialogue, server),
+        zero_window_s=zero.seconds,
+        zero_window_by=zero.by,
+        zero_window_probes=zero.probes,
+        zero_window_ended=zero.ended,
+        zero_window_frames=zero.frames,
+        longest_reply_delay_s=_longest_reply_delay(dialogue, client, server),
+        gap_bytes=_gap_bytes(client) + _gap_bytes(server),
+        stream=display_filter(tuple(trace.client), tuple(trace.server)),
+        capture_end_ns=capture_end_ns,
+    )
+    for i, mail in enumerate(dialogue.mails):
+        talk.mails.append(_join_mail(next_mail + i, talk, i + 1, mail, trace, client, server))
+    return talk
+
+
+def _first_frame(trace: Trace) -> Ref:
+    return min(
+        ((int(d.time_ns[0]), int(d.capture[0]), int(d.frame[0])) for d in trace.directions if len(d)), default=(0, 0, 0)
+    )[1:]
+
+
+def _frames(stream: Stream, start: int, end: int) -> tuple[Ref, ...]:
+    d = stream.direction
+    return tuple((int(d.capture[r]), int(d.frame[r])) for r in dict.fromkeys(stream.rows(start, end)))
+
+
+def _ehlo_frames(dialogue: Dialogue, server: Stream) -> tuple[Ref, ...]:
+    for command in dialogue.commands:
+        if command.verb in ("EHLO", "HELO", "LHLO") and command.reply:
+            return _frames(server, command.reply.start, command.reply.end)
+    return ()
+
+
+def _greeting_delay(trace: Trace, dialogue: Dialogue, server: Stream) -> float | None:
+    times = trace.handshake_times_ns
+    if dialogue.greeting is None or times is None:
+        return None
+    at = server.time_at(dialogue.greeting.start)
+    return (at - times[2]) / 1e9 if at is not None else None
+
+
+def _longest_reply_delay(dialogue: Dialogue, client: Stream, server: Stream) -> float | None:
+    delays = []
+    for command in dialogue.commands:
+        if command.reply is not None:
+            asked, told = client.time_at(command.end - 1), server.time_at(command.reply.start)
+            if asked is not None and told is not None:
+                delays.append((told - asked) / 1e9)
+    return max(delays, default=None)
+
+
+def _gap_bytes(stream: Stream) -> int:
+    gap, at = 0, stream.start
+    for s in stream.segments:
+        gap += max(s.start - at, 0)
+        at = max(at, s.start + len(s.data))
+    return gap + max(stream.end - at, 0)
+
+
+@dataclass(slots=True)
+class _Zero:
+    seconds: float = 0.0
+    by: str | None = None
+    probes: int = 0
+    ended: bool = False
+    frames: tuple[Ref, ...] = ()
+
+
+def _zero_window(trace: Trace, capture_end_ns: int) -> _Zero:
+    """The longest time that one side's receive window stayed at 0 (RFC 9293 3.8.6.1)."""
+    best = _Zero()
+    for d, who in ((trace.c2s, "client"), (trace.s2c, "server")):
+        shut = (d.table.window == 0) & ((d.flags & (SYN | RST)) == 0)
+        if not shut.any():
+            continue
+        rows = np.flatnonzero(((d.flags & (SYN | RST)) == 0) & (d.ack != NOT_ACK))
+        begin: int | None = None
+        for r in rows.tolist():
+            if shut[r] and begin is None:
+                begin = r
+            elif not shut[r] and begin is not None:
+                best = _longer(best, d, who, begin, int(d.time_ns[r]), True)
+                begin = None
+        if begin is not None:
+            # it stays shut as long as somebody still probes it
+            until = max(int(d.time_ns[-1]), int(d.peer.time_ns[-1]) if len(d.peer) else 0)
+            best = _longer(best, d, who, begin, until, False)
+    return best
+
+
+def _longer(best: _Zero, d: Direction, who: str, begin: int, until: int, ended: bool) -> _Zero:
+    seconds = (until - int(d.time_ns[begin])) / 1e9
+    if seconds <= best.seconds:
+        return best
+    shut = np.flatnonzero((d.table.window == 0) & (d.time_ns >= d.time_ns[begin]) & (d.time_ns <= until))
+    frames = tuple((int(d.capture[r]), int(d.frame[r])) for r in shut[:20].tolist())
+    return _Zero(seconds, who, max(len(shut) - 1, 0), ended, frames)
+
+
+# ---------------------------------------------------------------- one mail
+
+
+def _join_mail(key: int, talk: Talk, index: int, mail: Mail, trace: Trace, client: Stream, server: Stream) -> MailRecord:
+    d = trace.c2s
+    acked = d.acked
+    end = mail.terminator_end if mail.terminator_end is not None else (mail.body_end if mail.complete else None)
+    begun = mail.body_start is not None or mail.via == "bdat"
+    end_sent_ns = client.time_at(end - 1) if end is not None else None
+    end_acked = (acked is not None and acked >= end) if end is not None and len(trace.s2c) else None
+    final = mail.replies[-1] if mail.replies and mail.complete else None
+    reply = mail.reply
+    reply_ns = server.time_at(reply.start) if reply else None
+    found = _end_cuts(mail, client, d)
+    body_acked = (acked is not None and mail.body_end is not None and acked >= mail.body_end) if len(trace.s2c) else None
+    last = max(trace.end_ns, min(talk.capture_end_ns, trace.end_ns))
+    waited = (last - end_sent_ns) / 1e9 if end_sent_ns is not None and reply is None else None
+    gave_up = _gave_up_by(trace, end_sent_ns)
+    closed = talk.closed_by != "open"
+    outcome = _outcome(mail, talk, trace, end, end_acked, waited, begun, gave_up)
+    hold, alone = _held_back(mail, client, d)
+    start_ns = client.time_at(mail.start)
+    return MailRecord(
+        key=key,
+        talk=talk.key,
+        index=index,
+        mail_from=mail.mail_from,
+        recipients=mail.recipients + mail.refused_recipients,
+        size=mail.size,
+        size_estimated=mail.size_estimated,
+        via=mail.via,
+        cuts=found,
+        end_frames=_frames(client, mail.body_end, mail.terminator_end)
+        if mail.body_end is not None and mail.terminator_end is not None
+        else (),
+        reply_code=reply.code if reply else None,
+        reply_frames=_frames(server, reply.start, reply.end) if reply else (),
+        outcome=outcome,
+        start_ns=start_ns,
+        end_ns=reply_ns if reply_ns is not None else end_sent_ns,
+        end_sent_ns=end_sent_ns,
+        reply_delay_s=(reply_ns - end_sent_ns) / 1e9 if final and reply_ns is not None and end_sent_ns is not None else None,
+        waited_s=waited,
+        gave_up_by=gave_up,
+        end_sent=end is not None,
+        end_acked=end_acked,
+        end_sends=_sends(d, end - 1) if end is not None else 0,
+        body_acked=body_acked,
+        answered=_answered(mail, talk, trace),
+        in_data=begun,
+        closed_in_data=begun and reply is None and closed,
+        data_bytes_sent=mail.seen_bytes,
+        largest_packet_bytes=_largest_packet(mail, client, d),
+        hold_back_s=hold,
+        end_alone=alone,
+        body_print=_print(mail, client),
+    )
+
+
+def _answered(mail: Mail, talk: Talk, trace: Trace) -> bool | None:
+    """A final reply came; None when the capture cannot tell: no packets from the server, or the capture ends first."""
+    if mail.replies:
+        return True
+    if not len(trace.s2c) or talk.gap_bytes and mail.body_start is None:
+        return None
+    return False
+
+
+def _gave_up_by(trace: Trace, since_ns: int | None) -> str:
+    """Who ended it first, after the end of the mail was sent: by FIN or RST."""
+    first: tuple[int, str] | None = None
+    for d, who in ((trace.c2s, "client"), (trace.s2c, "server")):
+        rows = np.flatnonzero(d.flags & (FIN | RST))
+        for r in rows.tolist():
+            at = int(d.time_ns[r])
+            if since_ns is None or at >= since_ns:
+                if first is None or at < first[0]:
+                    first = (at, who)
+                break
+    return first[1] if first else "nobody"
+
+
+def _outcome(
+    mail: Mail, talk: Talk, trace: Trace, end: int | None, end_acked: bool | None, waited: float | None, begun: bool, gave_up: str
+) -> str:
+    said = mail.outcome
+    if said is not None:
+        return said
+    closed = talk.closed_by != "open"
+    if end is not None and end_acked:
+        if (closed and gave_up == "client") or (waited or 0) >= NO_REPLY_S:
+            return "end-of-data-timeout"
+        return "lost-connection" if closed else "unknown"
+    if begun:
+        return "lost-connection" if closed and not mail.complete or closed and end_acked is False else "unknown"
+    if not closed:
+        return "unknown"
+    return "aborted" if talk.closed_by.startswith("client") else "lost-connection"
+
+
+def _end_cuts(mail: Mail, client: Stream, d: Direction) -> Cuts | None:
+    if mail.body_end is None or mail.terminator_end is None:
+        return None
+    start = mail.terminator_end - LENGTH
+    seen = client.cuts(start, mail.terminator_end)
+    inferred: list[int] = []
+    for row in client.rows(start, mail.terminator_end):
+        if d.offloaded[row]:
+            header = int(d.ip_bytes[row]) - int(d.payload_bytes[row])
+            limit = d.wire_limit
+            if limit is not None:
+                inferred += [
+                    b for b in wire_boundaries(int(d.seq[row]), int(d.end[row]), limit - header) if start < b < mail.terminator_end
+                ]
+    return cuts(start, seen, inferred)
+
+
+def _held_back(mail: Mail, client: Stream, d: Direction) -> tuple[float | None, bool]:
+    """How long `.CRLF` left after everything before it had been acknowledged; and whether its packet began with it."""
+    if mail.terminator_end is None:
+        return None, False
+    dot = mail.terminator_end - 3
+    segment = client.segment_at(dot)
+    if segment is None or segment.start != dot:
+        return None, False
+    sent = int(d.time_ns[segment.row])
+    rows = np.flatnonzero((d.peer.ack != NOT_ACK) & (d.peer.time_ns <= sent))
+    reached = rows[d.peer.ack[rows] >= dot]
+    if not len(reached):
+        return None, True
+    return (sent - int(d.peer.time_ns[reached[0]])) / 1e9, True
+
+
+def _sends(d: Direction, offset: int) -> int:
+    return int((d.data & (d.seq <= offset) & (d.end > offset)).sum())
+
+
+def _largest_packet(mail: Mail, client: Stream, d: Direction) -> int | None:
+    """Largest IP packet on the wire that carried the mail's first sends (envelope to end)."""
+    end = mail.terminator_end or mail.body_end or (mail.body_start or mail.start) + max(mail.seen_bytes, 1)
+    rows = client.rows(mail.start, end)
+    if not rows:
+        return None
+    sizes = d.ip_bytes[rows]
+    limit = d.wire_limit
+    return int(np.minimum(sizes, limit).max() if limit is not None else sizes.max())
+
+
+def _print(mail: Mail, client: Stream) -> tuple[int, int] | None:
+    if mail.body_start is None or mail.body_end is None or mail.via == "tls":
+        return None
+    start, end = mail.body_start, mail.body_end
+    tail = _bytes(client, max(start, end - PRINT_BYTES), end)
+    head = _bytes(client, start, min(end, start + PRINT_BYTES))
+    if tail is None or head is None:
+        return None
+    return end - start, crc32(tail, crc32(head))
+
+
+def _bytes(stream: Stream, start: int, end: int) -> bytes | None:
+    out = b""
+    at = start
+    while at < end:
+        s = stream.segment_at(at)
+        if s is None or len(s.data) < s.end - s.start:
+            return None
+        out += s.data[at - s.start : end - s.start]
+        at = s.end
+    return out
+
+
+# ---------------------------------------------------------------- talks compared with each other
+
+
+def message_subjects(talks: Sequence[Talk]) -> list[Subject]:
+    """One subject per mail whose content had begun."""
+    by_key = {t.key: t for t in talks}
+    mails = [m for t in talks for m in t.mails]
+    by_server: dict[str, list[MailRecord]] = defaultdict(list)
+    cut_places: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
+    for m in mails:
+        t = by_key[m.talk]
+        by_server[t.server[0]].append(m)
+        if m.cuts:
+            cut_places[t.client[0]][m.cuts.cut_at] += 1
+    copies = _copies(mails, by_key)
+    return [
+        _message_subject(m, by_key[m.talk], by_server, cut_places, says_ehlo, copies.get(m.key)) for m in mails if m.in_data
+    ]
+
+
+def _whole(m: MailRecord) -> bool:
+    return m.cuts is not None and not set(m.cuts.cut_at) & {3, 4}
+
+
+def _hung(m: MailRecord) -> bool:
+    """Its end arrived by TCP's word, and no reply came."""
+    return bool(m.end_acked) and m.answered is False
+
+
+def _message_subject(
+    m: MailRecord,
+    t: Talk,
+    by_server: dict[str, list[MailRecord]],
+    cut_places: dict[str, Counter[tuple[int, ...]]],
+    says_ehlo: set[str],
+    copy: _Copy | None,
+) -> Subject:
+    same = [x for x in by_server[t.server[0]] if x is not m]
+    inside = set(m.cuts.cut_at) & {3, 4} if m.cuts else set()
+    places = cut_places[t.client[0]]
+    always = m.cuts is not None and places.total() >= 3 and len(places) == 1
+    f: dict[str, Value] = {
+        "sender": t.client[0],
+        "receiver": t.server[0],
+        "ip_version": 6 if ":" in t.client[0] else 4,
+        "captured_at": t.at,
+        "sender_is": "client",
+        "rtt_s": t.rtt_s,
+        "outcome": m.outcome,
+        "via": m.via,
+        "size_bytes": m.size,
+        "largest_packet_bytes": m.largest_packet_bytes,
+        "end_sent": m.end_sent,
+        "end_acked": m.end_acked,
+        "end_sends": m.end_sends,
+        "body_acked": m.body_acked,
+        "answered": m.answered,
+        "reply_code": m.reply_code,
+        "reply_delay_s": m.reply_delay_s,
+        "waited_s": m.waited_s,
+        "gave_up_by": m.gave_up_by,
+        "closed_in_data": m.closed_in_data,
+        "data_bytes_sent": m.data_bytes_sent,
+        "capture_ends_early": m.answered is False and t.closed_by == "open" and (m.waited_s or 0) < NO_REPLY_S,
+        "reverse_seen": t.server_bytes > 0,
+        "whole_answered_same_server": sum(1 for x in same if _whole(x) and x.answered),
+        "whole_hung_same_server": sum(1 for x in same if _whole(x) and _hung(x)),
+        "split_answered_same_server": sum(1 for x in same if x.cuts and not _whole(x) and x.answered),
+        "split_hung_same_server": sum(1 for x in same if x.cuts and not _whole(x) and x.answered is False),
+        "client_cuts_always": always,
+        "banner_masked": t.masked,
+        "hold_back_s": m.hold_back_s,
+        "end_alone": m.end_alone,
+        "helo_for_mask": t.masked and t.dialogue.helo == "HELO" and t.client[0] in says_ehlo,
+        "starttls_used": t.dialogue.tls == "starttls",
+    }
+    if m.cuts is not None:
+        f["cut_at_3_or_4"] = bool(inside)
+        f["end_pieces"] = len(m.cuts.pieces)
+        f["cut_inferred"] = bool(inside & set(m.cuts.inferred))
+        if inside:
+            f["cut_after"] = min(inside)
+    if copy is not None:
+        f |= {
+            "copies": copy.copies,
+            "earlier_end_acked": copy.earlier_end_acked,
+            "earlier_answered": copy.earlier_answered,
+            "earlier_accepted": copy.earlier_accepted,
+            "accepted": m.outcome == "delivered",
+            "retry_after_s": copy.after_s,
+        }
+    evidence = []
+    if m.end_frames:
+        pieces = "+".join(map(str, m.cuts.pieces)) if m.cuts and len(m.cuts.pieces) > 1 else ""
+        note = f"the end CR LF . CR LF, cut {pieces} bytes" if pieces else "the end of the mail, CR LF . CR LF"
+        evidence.append(_evidence(t, m.end_frames, note))
+    if m.reply_frames:
+        evidence.append(_evidence(t, m.reply_frames, f"the final reply {m.reply_code}"))
+    return Subject(
+        kind="message",
+        facts={k: v for k, v in f.items() if v is not None},
+        sender=t.client[0],
+        receiver=t.server[0],
+        connections=(t.key,),
+        messages=(m.key,),
+        evidence=evidence,
+        key=f"{m.outcome} {sorted(inside)}",
+    )
+
+
+def _evidence(t: Talk, frames: Sequence[Ref], note: str) -> dict[str, Any]:
+    numbers = ", ".join(str(f) for _, f in frames[:40])
+    return {
+        "topic": "mails",
+        "connection": t.key,
+        "frames": list(frames[:40]),
+        "display_filter": f"frame.number in {{{numbers}}}" if numbers else t.stream,
+        "note": note,
+    }
+
+
+@dataclass(slots=True)
+class _Copy:
+    copies: int
+    earlier_end_acked: bool
+    earlier_answered: bool
+    earlier_accepted: bool
+    after_s: float
+
+
+def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk]) -> dict[int, _Copy]:
+    """Per mail that was sent before: what became of the copy before it (same envelope, same body)."""
+    same: dict[tuple[Any, ...], list[MailRecord]] = defaultdict(list)
+    for m in mails:
+        if m.body_print is not None and m.mail_from is not None and m.recipients and m.start_ns is not None:
+            same[(talks[m.talk].client[0], m.mail_from, m.recipients, m.body_print)].append(m)
+    out = {}
+    for group in same.values():
+        group.sort(key=lambda m: m.start_ns or 0)
+        for earlier, later in zip(group, group[1:], strict=False):
+            if earlier.talk == later.talk:
+                continue  # two mails of one connection: the client knows what became of the first
+            ended = talks[earlier.talk]
+            too_late = (
+                earlier.outcome == "delivered"
+                and earlier.end_ns is not None
+                and ended.closed_by.startswith("client")
+                and earlier.end_ns >= ended.end_ns
+            )
+            out[later.key] = _Copy(
+                copies=len(group),
+                earlier_end_acked=bool(earlier.end_acked),
+                earlier_answered=bool(earlier.answered) and not too_late,
+                earlier_accepted=too_late,
+                after_s=((later.start_ns or 0) - (earlier.start_ns or 0)) / 1e9,
+            )
+    return out
+
+
+def connection_subjects(talks: Sequence[Talk]) -> list[Subject]:
+    return [_connection_subject(t) for t in talks]
+
+
+def _connection_subject(t: Talk) -> Subject:
+    d = t.dialogue
+    starttls = next((c for c in d.commands if c.verb == "STARTTLS"), None)
+    f: dict[str, Value] = {
+        "sender": t.client[0],
+        "receiver": t.server[0],
+        "ip_version": 6 if ":" in t.client[0] else 4,
+        "captured_at": t.at,
+        "sender_is": "client",
+        "rtt_s": t.rtt_s,
+        "reverse_seen": t.server_bytes > 0,
+        "capture_ends_early": t.closed_by == "open",
+        "phase": d.phase,
+        "closed_by": t.closed_by,
+        "tls": d.tls,
+        "duration_s": (t.end_ns - t.start_ns) / 1e9,
+        "server_port": t.server[1],
+        "handshake_seen": t.handshake_seen,
+        "greeting_code": d.greeting.code if d.greeting else None,
+        "greeting_delay_s": t.greeting_delay_s,
+        "zero_window_s": t.zero_window_s,
+        "zero_window_by": t.zero_window_by,
+        "zero_window_probes": t.zero_window_probes,
+        "zero_window_ended": t.zero_window_ended,
+        "client_bytes": t.client_bytes,
+        "server_bytes": t.server_bytes,
+        "mails": len(t.mails),
+        "mails_answered": sum(1 for m in t.mails if m.answered),
+        "last_reply_code": d.replies[-1].code if d.replies else None,
+        "longest_reply_delay_s": t.longest_reply_delay_s,
+        "starttls_offered": "STARTTLS" in d.keywords if d.keywords else None,
+        "starttls_refused": bool(starttls and starttls.reply and starttls.reply.code >= 400),
+        "said_helo": d.helo == "HELO",
+        "gap_bytes": t.gap_bytes,
+    }
+    evidence = []
+    if t.zero_window_frames:
+        evidence.append(
+            _evidence(t, t.zero_window_frames, f"the {t.zero_window_by} announces a window of 0 for {t.zero_window_s:.1f} s")
+        )
+    return Subject(
+        kind="connection",
+        facts={k: v for k, v in f.items() if v is not None},
+        sender=t.client[0],
+        receiver=t.server[0],
+        connections=(t.key,),
+        messages=tuple(m.key for m in t.mails),
+        evidence=evidence,
+        key=t.zero_window_by or "",
+    )
+
+
+def server_subjects(talks: Sequence[Talk]) -> list[Subject]:
+    """One subject per server address and port as one client saw it."""
+    by_server: dict[tuple[str, str, int], list[Talk]] = defaultdict(list)
+    offers: Counter[str] = Counter()
+    says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
+    for t in talks:
+        by_server[(t.client[0], t.server[0], t.server[1])].append(t)
+        if "STARTTLS" in t.dialogue.keywords:
+            offers[t.server[0]] += 1
+    return [_server_subject(group, offers, says_ehlo) for group in by_server.values()]
+
+
+def _server_subject(group: list[Talk], offers: Counter[str], says_ehlo: set[str]) -> Subject:
+    lead = next((t for t in group if t.masked), next((t for t in group if t.dialogue.greeting), group[0]))
+    d = lead.dialogue
+    lines = d.greeting.lines if d.greeting else ()
+    replies = [t for t in group if t.dialogue.keywords and t.dialogue.helo == "EHLO"]
+    x_keywords = {k for t in group for k in banner.masked_keywords(t.dialogue.keywords)}
+    x_commands = [v for t in group for v in banner.masked_commands(c.verb for c in t.dialogue.commands)]
+    without = [t for t in replies if "STARTTLS" not in t.dialogue.keywords and t.dialogue.tls == "none"]
+    may_be_starttls = any("STARTTLS" in banner.may_be(k) for k in x_keywords)
+    elsewhere = offers[lead.server[0]] - sum(1 for t in group if "STARTTLS" in t.dialogue.keywords)
+    here = sum(1 for t in group if "STARTTLS" in t.dialogue.keywords)
+    refused = [
+        c for t in group for c in t.dialogue.commands if c.verb == "EHLO" and c.reply and c.reply.code in (500, 502)
+    ]
+    f: dict[str, Value] = {
+        "sender": lead.client[0],
+        "receiver": lead.server[0],
+        "ip_version": 6 if ":" in lead.client[0] else 4,
+        "captured_at": lead.at,
+        "greetings": sum(1 for t in group if t.dialogue.greeting),
+        "banner_lines": len(lines),
+        "banner_masked_lines": sum(1 for line in lines if banner.is_masked([line])),
+        "banner_stars": min((line.count("*") for line in lines), default=0),
+        "banner_masked": lead.masked,
+        "banner_text": d.greeting.text if d.greeting else None,
+        "ehlo_masked_keywords": len(x_keywords),
+        "ehlo_keywords": max((len(t.dialogue.keywords) for t in group), default=0),
+        "ehlo_refused": bool(refused),
+        "masked_commands": len(x_commands),
+        "starttls_masked": "possible" if may_be_starttls else "no",
+        "starttls_missing": len(without),
+        "starttls_offered_elsewhere": elsewhere + here,
+        "starttls_refused": any(
+            c.verb == "STARTTLS" and c.reply and c.reply.code == 454 for t in group for c in t.dialogue.commands
+        ),
+        "cleartext_mails": sum(len(t.mails) for t in group if t.dialogue.tls == "none"),
+        "workaround_seen": any(
+            (t.masked and t.dialogue.helo == "HELO" and t.client[0] in says_ehlo)
+            or any((m.hold_back_s or 0) >= HOLD_BACK_S and m.end_alone for m in t.mails)
+            for t in group
+        ),
+        "server_port": lead.server[1],
+    }
+    evidence = []
+    if lead.greeting_frames:
+        evidence.append(_evidence(lead, lead.greeting_frames, "the greeting"))
+    marked = next((t for t in group if banner.masked_keywords(t.dialogue.keywords)), None) or (without[0] if without else None)
+    if marked and marked.ehlo_frames:
+        evidence.append(_evidence(marked, marked.ehlo_frames, "the reply to EHLO"))
+    keys = tuple(t.key for t in group)
+    if lead.masked:
+        keys = tuple(t.key for t in group if t.masked)
+    return Subject(
+        kind="server",
+        facts={k: v for k, v in f.items() if v is not None},
+        sender=lead.client[0],
+        receiver=lead.server[0],
+        connections=keys,
+        messages=(),
+        evidence=evidence,
+        key="server",
+    )
