@@ -56,18 +56,14 @@ class Mail:
 
 
 def outcome_of(text: str) -> str:
-    """What the sender believes, in the product's words."""
+    """What the sender believes: timeout, lost-connection, deferred, rejected, unknown. Its own words stand in `reply`."""
     text = text.lower()
     if "timed out" in text or "timeout" in text:
-        if "sending end of data" in text or "end of data" in text or "final" in text or 'after sending data' in text:
-            return "timeout-end-of-data"
         return "timeout"
-    if "lost connection" in text or "closed" in text or "reset" in text or "broken pipe" in text:
+    if any(word in text for word in ("lost connection", "closed", "reset", "broken pipe", "end-of-file")):
         return "lost-connection"
-    if re.search(r"\b4\d\d[ -]", text):
-        return "deferred"
-    if re.search(r"\b5\d\d[ -]", text):
-        return "rejected"
+    if found := re.search(r"\b([45])\d\d[ -]", text):
+        return "deferred" if found.group(1) == "4" else "rejected"
     return "unknown"
 
 
@@ -123,6 +119,9 @@ class Postfix:
             main.setdefault("default_transport", "discard:")
             main.setdefault("mynetworks", "0.0.0.0/0 [::]/0")
             main.setdefault("mydestination", "example.net")
+        if main.pop("strip_received", ""):  # then the size on the wire is the size of the mail
+            (self.base / "etc/strip").write_text("/^Received:/ IGNORE\n")
+            main["smtp_header_checks"] = f"regexp:{self.base}/etc/strip"
         (self.base / "etc/main.cf").write_text("".join(f"{k} = {v}\n" for k, v in main.items()))
         smtpd = f"{port} inet n - n - - smtpd\n" if port else ""
         (self.base / "etc/master.cf").write_text(smtpd + SERVICES)
@@ -362,10 +361,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def make_certificate(folder: Path) -> dict[str, str]:
+def make_certificate(folder: Path, bits: int = 2048) -> dict[str, str]:
     """A self-signed certificate for STARTTLS; answers the paths of key and certificate."""
     key, cert = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=mx.example.net",
+    subprocess.run(["openssl", "req", "-x509", "-newkey", f"rsa:{bits}", "-nodes", "-days", "3650", "-subj", "/CN=mx.example.net",
                     "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
     return {"smtpd_tls_key_file": str(key), "smtpd_tls_cert_file": str(cert)}
 

@@ -27,7 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mta
-from scenarios import SCENARIOS, Scenario, View
+from scenario import Scenario, View
+from scenarios import SCENARIOS
 from topology import Network
 
 SAMPLES = Path(__file__).resolve().parents[1]
@@ -51,6 +52,8 @@ class Seen:
     """Largest IP packet with TCP in it."""
     icmp: int = 0
     """Fragmentation needed / packet too big."""
+    resent: int = 0
+    """How many different sequence numbers the client sent more than once."""
     zero_windows: int = 0
     hole: bool = False
     """A sequence number of the client jumps over bytes never seen."""
@@ -117,6 +120,7 @@ def look(capture: Path) -> tuple[Seen, list[tuple[str, str, str, str]]]:
             seen.resends_server = max(seen.resends_server, times - 1)
         else:
             seen.resends = max(seen.resends, times - 1)
+            seen.resent += times > 1
     seen.connections = len(streams)
     return seen, list(streams.values())
 
@@ -130,7 +134,7 @@ def record(scenario: Scenario, out: Path, tag: str) -> None:
     folder = out / scenario.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tls = mta.make_certificate(folder) if scenario.tls else {}
+    tls = mta.make_certificate(folder, scenario.tls) if scenario.tls else {}
     with Network(tag, scenario.path, folder) as net:
         settings = dict(scenario.receiver_settings)
         if scenario.tls:
@@ -157,10 +161,11 @@ def record(scenario: Scenario, out: Path, tag: str) -> None:
         sender.stop()
         server.stop()
     (folder / "maillog").write_text(maillog(sender.log, server.log))
-    if scenario.expect and not eval(scenario.expect, {"c": connections}):  # noqa: S307 - our own expression
+    outcomes = [mail["outcome"] for connection in connections for mail in connection["mails"]]
+    if scenario.expect and not eval(scenario.expect, {"c": connections, "o": outcomes}):  # noqa: S307 - our own expression
         raise NotAsPlanned(f"the sender says {json.dumps(connections)[:600]}")
     result = {"scenario": scenario.name, "recorded": datetime.date.today().isoformat(), "connections": connections,
-              "versions": mta.versions(), "kernel": f"{platform.system()} {platform.release()}", "views": {}}
+              "versions": mta.versions(), "kernel": f"{platform.system()} {platform.release().split('-')[0]}", "views": {}}
     problems = []
     for name, view in scenario.views.items():
         trim(files[name], view)
@@ -175,14 +180,16 @@ def record(scenario: Scenario, out: Path, tag: str) -> None:
 
 def trim(capture: Path, view: View) -> None:
     """Keep only the part of the recording that the scenario asks for: captures are started late and stopped early."""
-    begin, end = view.cut
-    if begin is None and end is None:
+    if not view.from_data and view.until_s is None:
         return
-    times = [float(row["frame.time_relative"]) for row in rows_of(capture)]
-    keep = [n for n, t in enumerate(times, 1) if t >= (begin or 0) and (end is None or t <= end)]
+    rows = rows_of(capture)
+    times = [float(row["frame.time_relative"]) for row in rows]
+    data = next(n for n, row in enumerate(rows) if int(last(row["tcp.len"]) or 0) > 1000)
+    end = max(n for n, t in enumerate(times) if view.until_s is None or t <= times[data] + view.until_s)
     part = capture.with_suffix(".part")
     kind = "pcapng" if view.pcapng else "pcap"
-    subprocess.run(["editcap", "-F", kind, "-r", str(capture), str(part), f"{keep[0]}-{keep[-1]}"], check=True, capture_output=True)
+    subprocess.run(["editcap", "-F", kind, "-r", str(capture), str(part), f"{data + 1 + view.skip if view.from_data else 1}-{end + 1}"],
+                   check=True, capture_output=True)
     part.replace(capture)
 
 

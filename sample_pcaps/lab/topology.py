@@ -67,6 +67,8 @@ class Path_:
     nat: bool = False
     receivers: int = 0
     """Further receiver addresses 10.3.0.11, .12, ..."""
+    drop_fragments: bool = False
+    """IP fragments vanish on their way to the receiver."""
     vxlan: bool = False
     """Link B is a VXLAN tunnel (1450 bytes) over a 1500-byte link."""
     sender_drop: str = ""
@@ -228,6 +230,9 @@ class Network:
         for node, rules in (("r1", p.r1_rule), ("r2", p.r2_rule)):
             if rules:
                 self.chain(node, "forward", rules)
+        if p.drop_fragments:  # after the router has made them: at the egress of its link
+            self.nft("r2", 'add table netdev lab\nadd chain netdev lab out { type filter hook egress device "c0" priority 0; }\n'
+                     "add rule netdev lab out ip frag-off & 0x3fff != 0 drop\n")
         if p.sender_drop:
             self.chain("sender", "output", p.sender_drop)
         if p.nat:
