@@ -24,7 +24,6 @@ import argparse
 import json
 import re
 import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,9 +33,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-
-sys.path.insert(0, str(FilePath(__file__).parent))
-
 from dialogues import MAILERS, MASKED, TOKEN, Mail, Script, chatter, conversation, dns, https, mail_bytes
 from tcp_model import ACK, CLIENT, MS, SECOND, SERVER, SYN, Exchange, Host, Packet, Path
 
@@ -50,6 +46,7 @@ PLANTED = int(IPv4Address("203.0.113.0"))
 REMOTE_HOSTS = 5000
 V6_LOCAL, V6_REMOTE = IPv6Address("2001:db8:1::"), IPv6Address("2001:db8:2::")
 VLAN_ID = 112
+QUIC = b"\x45\xc0\xff\xee\x00\x01\x02\x03\x04"  # a short header and its connection id (RFC 9000 17.3)
 
 # Bases that a copy adds to its template's words.
 ISN_C, ISN_S, CLOCK_C, CLOCK_S, ADDR_C, ADDR_S, PORTS_CS, PORTS_SC, TOKEN_HI, TOKEN_LO = range(10)
@@ -69,7 +66,7 @@ class Template:
     number: list[int] = field(default_factory=list)
     side: list[int] = field(default_factory=list)
     patches: list[list[tuple[int, int, int, bool]]] = field(default_factory=list)  # offset, value, base, odd
-    resend: list[bool] = field(default_factory=list)
+    resend: list[bool] = field(default_factory=list)  # some of these bytes were captured before
     mails: list[Mail] = field(default_factory=list)
     notable: list[int] = field(default_factory=list)  # packets that the truth names by frame number
     tcp: bool = True
@@ -170,7 +167,9 @@ class Builder:
             + [(transport_at + at, value, base, odd) for at, value, base, odd in patches]
         )
 
-    def tcp(self, t: Template, p: Packet, hosts: tuple[Host, Host], timestamps: bool, tap: float) -> None:
+    def tcp(
+        self, t: Template, p: Packet, hosts: tuple[Host, Host], timestamps: bool, tap: float, *, again: bool
+    ) -> None:
         mine, theirs = (ISN_C, ISN_S) if p.side == CLIENT else (ISN_S, ISN_C)
         my_clock, their_clock = (CLOCK_C, CLOCK_S) if p.side == CLIENT else (CLOCK_S, CLOCK_C)
         patches = [(0, 0, PORTS_CS if p.side == CLIENT else PORTS_SC, False), (4, p.seq, mine, False)]
@@ -207,7 +206,7 @@ class Builder:
                 raise CutToken
         hops = 0 if (p.side == CLIENT) == self.outgoing and tap in (0, 1) else 11
         self.add(t, p.side, p.time_ns, 6, header + payload, 16, hosts[p.side].ttl - hops, p.number, patches,
-                 resend=p.resend and bool(p.payload))  # fmt: skip
+                 resend=again)  # fmt: skip
 
     def udp(self, t: Template, side: int, rel_ns: int, payload: bytes, number: int) -> None:
         ports = PORTS_CS if side == CLIENT else PORTS_SC
@@ -257,14 +256,29 @@ def play(
     style = Format(recipe.style.pcapng, bool(rng.random() < recipe.vlan))
     builder = Builder(style, ipv6, outgoing)
     first_ns = exchange.packets[0].time_ns
-    for p in exchange.packets:
+    for p, again in zip(exchange.packets, seen_again(exchange.packets), strict=True):
         p.time_ns -= first_ns
-        builder.tcp(t, p, hosts, exchange.timestamps, path.tap)
+        builder.tcp(t, p, hosts, exchange.timestamps, path.tap, again=again)
     for mail in t.mails:
         if mail.via == "data":
             cuts = exchange.cuts[CLIENT]
             mail.cut_at = tuple(k for k in range(1, 5) if mail.body_end + k in cuts)
     return t, exchange
+
+
+def seen_again(packets: Sequence[Packet]) -> list[bool]:
+    """Of each packet: whether the capture point has seen some of its bytes before."""
+    ranges: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+    highest = [0, 0]
+    out = []
+    for p in packets:
+        end = p.seq + len(p.payload)
+        before = ranges[p.side]
+        out.append(p.seq < highest[p.side] and any(a < end and p.seq < b for a, b in before))
+        if p.payload:
+            before.append((p.seq, end))
+            highest[p.side] = max(highest[p.side], end)
+    return out
 
 
 def draw_path(rng: np.random.Generator, recipe: Recipe, *, outgoing: bool, ipv6: bool) -> Path:
@@ -388,11 +402,11 @@ def other_template(rng: np.random.Generator, recipe: Recipe) -> Template:
         else:
             now, sent = 0, [0, 0]
             for i in range(int(np.clip(rng.lognormal(np.log(60), 1.0), 4, 1500))):
-                builder.udp(t, SERVER if i else CLIENT, now, b"\x45" + rng.bytes(1200 if i else 1251), sent[bool(i)])
+                builder.udp(t, SERVER if i else CLIENT, now, QUIC + rng.bytes(1192 if i else 1243), sent[bool(i)])
                 sent[bool(i)] += 1
                 now += int(rng.exponential(0.1 * MS)) + (back if i % 20 == 0 else 0)
                 if i % 4 == 3:
-                    builder.udp(t, CLIENT, now, b"\x45" + rng.bytes(37), sent[0])
+                    builder.udp(t, CLIENT, now, QUIC + rng.bytes(29), sent[0])
                     sent[0] += 1
     t.smtp = False
     return t
@@ -679,7 +693,7 @@ def describe(
         "messages_without_capture_holes": clean_messages,
         "messages_by_via": dict(sorted(vias.items())),
         "body_bytes": body_bytes,
-        "segments_sent_again": int(stamp.resend[row].sum()),
+        "segments_seen_again": int(stamp.resend[row].sum()),
         "black_holes": list(holes.values()),
         "split_terminators": splits,
         "masked_banners": masked,
