@@ -284,6 +284,12 @@ class Decoder:
 
     def _tcp(self, packet: _Bytes, ip: _Ip, at: int) -> None:
         data = packet.data[at : min(ip.end, len(packet.data))]
+        src_port, dst_port = _take(">HH", data, 0)
+        if not self.wanted.connection(ip.src, src_port, ip.dst, dst_port):
+            if self.wanted.discovers and len(data) > 12 and is_greeting(data[(data[12] >> 4) * 4 :][:5]):
+                self._tally.greeted.add(dst_port)
+            self._tally.other_tcp(src_port, dst_port)
+            return
         if len(data) < MIN_TCP_BYTES:
             raise _Stop("undecodable")
         try:
@@ -295,11 +301,6 @@ class Decoder:
         if payload_bytes < 0:
             raise _Stop("undecodable")
         payload_captured = max(0, min(len(packet.data), ip.end) - at - header_bytes)
-        if not self.wanted.connection(ip.src, segment.sport, ip.dst, segment.dport):
-            if self.wanted.discovers and is_greeting(data[header_bytes : header_bytes + 5]):
-                self._tally.greeted.add(segment.dport)
-            self._tally.other_tcp(segment.sport, segment.dport)
-            return
         options = _options(data[20:header_bytes])
         self._append(
             **packet.frame,

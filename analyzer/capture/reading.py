@@ -5,13 +5,13 @@ Every source is read window by window; what is wrong with one is noted in its `C
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import CaptureError
-from . import exact, framing
+from . import columnar, exact, framing
 from .packets import Batch, CaptureInfo, IcmpError, PacketTable
 from .sources import Source, expand
 from .wanted import DEFAULT_PORTS, FourTuple, Tally, Wanted
@@ -206,7 +206,11 @@ class _Engine:
         tally = Tally()
         tables, errors = [], []
         for records in window:
-            table, icmp = self.exact.decode(records, range(len(records)), self.info.id, tally)
+            rows: Iterable[int] = range(len(records))
+            if self.engine != "dpkt":
+                table, rows = columnar.decode(records, self.wanted, self.info.id, tally)
+                tables.append(table)
+            table, icmp = self.exact.decode(records, rows, self.info.id, tally)
             tables.append(table)
             errors += icmp
         packets = PacketTable.concat(tables)
