@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names and captures hold what a terminal's encoding may not know
             stream.reconfigure(errors="backslashreplace")
-    args = parser().parse_args(argv)
     try:
+        args = parser().parse_args(argv)
         status: int = args.run(args)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
@@ -287,20 +288,31 @@ def _write(text: str, target: str) -> None:
     if target != "-":
         Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
         return
+    if sys.stdout is None:
+        raise UsageError("stdout is closed: there is no place for the answer")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        # What is still in the buffer must not fail once more when Python closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def _warn(message: str) -> None:
-    print(f"smtpscope: warning: {_one_line(message)}", file=sys.stderr)
+    _tell(f"smtpscope: warning: {_one_line(message)}")
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"smtpscope: error: {_one_line(message)}", file=sys.stderr)
+    _tell(f"smtpscope: error: {_one_line(message)}")
     return status
+
+
+def _tell(line: str) -> None:
+    """One line on stderr; where nobody listens, nothing is lost but the line."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(message: str) -> str:

@@ -174,6 +174,19 @@ def test_a_full_disk_is_one_line(smtpscope: Run, samples: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "smtpscope: error: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_traceback(closed: str) -> None:
+    """A stream that the shell closed (`>&-`) ends in one line, or, when it is stderr, in silence."""
+    number = {"stdout": 1, "stderr": 2}[closed]
+    done = subprocess.run(
+        f"exec {sys.executable} -m analyzer rules {'list' if closed == 'stdout' else 'show nothing'} {number}>&-",
+        shell=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr == ("smtpscope: error: stdout is closed: there is no place for the answer\n" if number == 1 else "")
+
+
 def test_interrupt_ends_with_130() -> None:
     """Control-C while reading says so in one line or in the report, with status 130 and no traceback."""
     process = subprocess.Popen(
@@ -212,3 +225,26 @@ def test_version(smtpscope: Run) -> None:
     import analyzer
 
     assert smtpscope("--version").stdout == f"smtpscope {analyzer.__version__}\n"
+
+
+def test_rules_list_names_every_rule(smtpscope: Run, samples: Path) -> None:
+    """`rules list` has a line for every file of the built-in pack."""
+    listed = [line.split()[0] for line in smtpscope("rules", "list").stdout.splitlines()]
+    assert listed == sorted(file.stem for file in (samples.parent / "rules").glob("*.yaml"))
+
+
+def test_a_rule_that_does_not_exist_is_answered_with_the_nearest(smtpscope: Run) -> None:
+    """`rules show` with a misspelt id names the rule that was meant, in one line with status 2."""
+    done = smtpscope("rules", "show", "pmtud-blackhole")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pmtud-black-hole" in done.stderr
+
+
+def test_a_broken_rule_file_says_where(smtpscope: Run, tmp_path: Path) -> None:
+    """An unknown fact stops the program at once, with file and line, status 2."""
+    original = (Path(cli.__file__).parents[1] / "rules" / "packet-loss.yaml").read_text()
+    rule = tmp_path / "mine.yaml"
+    rule.write_text(original.replace("id: packet-loss", "id: my-loss", 1).replace("when:", "when:\n  - stuk_sends > 3\nold:", 1))
+    done = smtpscope("rules", "list", "--rules", rule)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"smtpscope: error: {rule}:")
