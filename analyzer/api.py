@@ -1,9 +1,15 @@
 """For people: analyze() and the Case it gives, with DataFrames, plots and documents.
 
     >>> import analyzer
-    >>> case = analyzer.analyze("sample_pcaps/incident.pcapng")
-    >>> case.findings[["rule", "severity", "receiver"]]            # doctest: +SKIP
-    >>> case.plot.sequence(case.findings.connections[0][0])        # doctest: +SKIP
+    >>> case = analyzer.analyze("sample_pcaps/blackhole-1400.sender.pcap")
+    >>> case.findings.loc[0, "rule"]
+    'pmtud-black-hole'
+    >>> path = case.paths.set_index("verdict").loc["black-hole"]
+    >>> bool(path["mtu_at_least"] <= 1400 < path["mtu_below"])
+    True
+    >>> lost = case.packets(connection=1).query("fate == 'lost'")
+    >>> int(lost["ip_bytes"].min()) > 1400
+    True
 
 A `Case` wraps the data (`case.data`, see case.py) and reads packets again from the captures when asked for them.
 """

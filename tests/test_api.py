@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import doctest
 import html
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ from analyzer import api, case, errors
 from analyzer.capture.packets import CaptureInfo, IcmpError
 from analyzer.case import Connection, Endpoint, Frame, Message, Terminator
 from analyzer.report import frames
+
+from .conftest import ROOT
 
 NS = 1_700_000_000_123_456_789
 
@@ -161,6 +164,14 @@ def test_counting_leaves_out_what_a_cause_explains() -> None:
 @pytest.fixture(scope="module")
 def black_hole(samples: Path) -> api.Case:
     return analyzer.analyze(samples / "blackhole-1400.sender.pcap")
+
+
+def test_docstring_examples_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples in the docstrings of the interface give what they show."""
+    monkeypatch.chdir(ROOT)
+    results = doctest.testmod(api)
+    assert results.attempted
+    assert not results.failed
 
 
 def test_a_black_hole_is_found_from_python(black_hole: api.Case) -> None:
