@@ -104,17 +104,22 @@ def compile_when(node: Node, scope: Scope, depth: int = 1) -> Condition:
     if node.is_text:
         return _comparison(node, scope)
     if isinstance(node.value, list):
-        return _group("all", node, scope, depth)
+        return _all_of(_compiled("all", node, scope, depth))
     groups = node.mapping("a condition", optional=("all", "any", "none"))
     if not groups:
         node.fail("a condition is empty; expected all, any or none")
-    return _all_of([_group(name, items, scope, depth) for name, items in groups.items()])
+    parts = [_group(name, items, scope, depth) for name, items in groups.items() if name != "all"]
+    if "all" in groups:
+        parts = [*_compiled("all", groups["all"], scope, depth), *parts]
+    return _all_of(parts)
+
+
+def _compiled(name: str, node: Node, scope: Scope, depth: int) -> list[Condition]:
+    return [compile_when(item, scope, depth + 1) for item in node.sequence(f"the list under {name!r}")]
 
 
 def _group(name: str, node: Node, scope: Scope, depth: int) -> Condition:
-    parts = [compile_when(item, scope, depth + 1) for item in node.sequence(f"the list under {name!r}")]
-    if name == "all":
-        return _all_of(parts)
+    parts = _compiled(name, node, scope, depth)
     tests = [part.holds for part in parts]
     text = ", ".join(part.text for part in parts)
     if name == "any":

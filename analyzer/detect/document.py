@@ -130,36 +130,36 @@ def _build(events: Iterator[Any], file: str) -> Node:
     stack: list[_Open] = []
     documents = nodes = 0
     for event in events:
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+        kind = type(event)
+        if kind in _ENDS:
             stack.pop()
             continue
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
+        if kind in _FRAME:
+            documents += kind is yaml.DocumentStartEvent
             if documents > 1:
-                raise RuleError(f"{file}:{line}: a second document begins here; one file holds one rule")
+                raise RuleError(
+                    f"{file}:{event.start_mark.line + 1}: a second document begins here; one file holds one rule"
+                )
             continue
-        if not isinstance(event, yaml.NodeEvent):
-            continue
-        _refuse_magic(event, file, line)
+        line = event.start_mark.line + 1
         nodes += 1
         if nodes > MAX_NODES:
             raise RuleError(f"{file}:{line}: more than {MAX_NODES} entries in one rule file")
+        _refuse_magic(event, file, line)
         top = stack[-1] if stack else None
-        if top is not None and isinstance(top.node.value, dict) and top.key is None:
+        if top is not None and top.key is None and type(top.node.value) is dict:
             top.key, top.key_line = _key(event, top.node, file, line), line
             continue
         node = Node(_value(event, file, line), file, line)
         if top is None:
             root = node
-        elif isinstance(top.node.value, dict):
-            assert top.key is not None
+        elif top.key is not None:
             node.key_line = top.key_line
             top.node.value[top.key] = node
             top.key = None
         else:
             top.node.value.append(node)
-        if isinstance(node.value, dict | list):
+        if kind is not yaml.ScalarEvent:
             if len(stack) >= MAX_DEPTH:
                 raise RuleError(f"{file}:{line}: nested deeper than {MAX_DEPTH} levels")
             stack.append(_Open(node))
@@ -168,8 +168,12 @@ def _build(events: Iterator[Any], file: str) -> Node:
     return root
 
 
+_ENDS = {yaml.MappingEndEvent, yaml.SequenceEndEvent}
+_FRAME = {yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentStartEvent, yaml.DocumentEndEvent}
+
+
 def _refuse_magic(event: yaml.NodeEvent, file: str, line: int) -> None:
-    if isinstance(event, yaml.AliasEvent) or event.anchor:
+    if event.anchor:  # an alias has one too: its target
         raise RuleError(f"{file}:{line}: YAML anchors and aliases are not allowed in a rule file")
     if getattr(event, "tag", None):
         raise RuleError(f"{file}:{line}: YAML tags are not allowed in a rule file")

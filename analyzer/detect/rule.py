@@ -142,7 +142,8 @@ def load(paths: Iterable[str | os.PathLike[str]] = (), *, with_built_in: bool = 
         rules[rule.id] = rule
     if not rules:
         raise RuleError(f"{packs[0] if packs else '.'}: no rule files (*.yaml) here")
-    _check_names(rules)
+    known = set(rules) if with_built_in else {*rules, *(path.stem for path in built_in().glob("*.yaml"))}
+    _check_names(rules, known)
     return RulePack(tuple(rules[rule_id] for rule_id in sorted(rules)))
 
 
@@ -329,14 +330,13 @@ def _topics(node: Node | None) -> frozenset[str] | None:
     return frozenset(topic.choice("evidence", TOPICS) for topic in node.sequence("evidence"))
 
 
-def _check_names(rules: dict[str, Rule]) -> None:
-    """Every rule named by another exists, and none yields in a circle."""
+def _check_names(rules: dict[str, Rule], known: set[str]) -> None:
+    """Every rule named by another exists (the built-in ones always do), and none yields in a circle."""
     for rule in rules.values():
         for other in (*rule.yields_to, *(rule_id for _, rule_id in rule.explained_by)):
-            if other not in rules:
-                raise RuleError(
-                    f"{rule.file}:{rule.lines}: unknown rule {other[:60]!r}{did_you_mean(other, list(rules))}"
-                )
+            if other not in known:
+                hint = did_you_mean(other, sorted(known))
+                raise RuleError(f"{rule.file}:{rule.lines}: unknown rule {other[:60]!r}{hint}")
     safe: set[str] = set()
     for rule in rules.values():
         _follow_yields(rule, rules, safe)
@@ -353,7 +353,7 @@ def _follow_yields(start: Rule, rules: dict[str, Rule], safe: set[str]) -> None:
         elif rule_id in trail:
             rule = rules[rule_id]
             raise RuleError(f"{rule.file}:{rule.lines}: yields_to goes in a circle: {' > '.join((*trail, rule_id))}")
-        elif rule_id not in safe:
+        elif rule_id in rules and rule_id not in safe:
             trail.append(rule_id)
             pending.append((rule_id, True))
             pending += [(other, False) for other in rules[rule_id].yields_to]

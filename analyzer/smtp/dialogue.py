@@ -23,64 +23,20 @@ The content of mails is not kept, nor are AUTH exchanges, nor the arguments of c
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from itertools import islice
+from typing import Literal, NamedTuple
 
 from . import grammar
-from .states import BODY, CONNECT, EndedBy, Expect, Machine, MailShape, Phase
+from .lines import LINE_LIMIT, Cursor, Line, StreamView
+from .replies import REPLY_LINES_LIMIT, Gap, Read, Reply, ReplyReader
+from .states import BODY, CONNECT, EndedBy, Expect, Machine, MailShape, Phase, Request
 from .terminator import TERMINATOR
 
 Tls = Literal["none", "starttls", "implicit"]
 Outcome = Literal["delivered", "rejected", "deferred", "aborted"]
-
-# The longest line that any RFC allows: 12288 octets inside an AUTH exchange (RFC 4954 4.3); commands and replies have
-# 512 (RFC 5321 4.5.3.1.4, 4.5.3.1.5) and a few hundred more by extensions. What is longer is cut off, and noted.
-LINE_LIMIT = 12288
-# Servers send about 15 EHLO lines; nothing useful has a thousand.
-REPLY_LINES_LIMIT = 1000
-
-
-class StreamView(Protocol):
-    """The bytes that one side sent, as far as they were captured. Offsets count from its first payload byte."""
-
-    @property
-    def start(self) -> int:
-        """Offset of the first byte that is known to exist."""
-        ...
-
-    @property
-    def end(self) -> int:
-        """Offset behind the last byte that is known to exist (it may lie in a gap)."""
-        ...
-
-    def pieces(self) -> Sequence[tuple[int, bytes]]:
-        """(offset, bytes), sorted and disjoint: the runs that were captured."""
-        ...
-
-    def peer_at(self, offset: int) -> int | None:
-        """Bytes of the peer's stream that this side had acknowledged when it first sent the byte at `offset`."""
-        ...
-
-    def time_at(self, offset: int) -> int | None:
-        """Capture time, ns, at which the byte at `offset` was first seen."""
-        ...
-
-
-@dataclass(slots=True)
-class Reply:
-    """One reply, all its lines. Offsets [start, end) in the server's stream."""
-
-    code: int
-    lines: tuple[str, ...]  # texts behind code and separator; inside AUTH only enhanced status codes
-    start: int
-    end: int
-    complete: bool = True  # False: a gap hides some of it
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
 
 
 @dataclass(slots=True)
@@ -166,123 +122,34 @@ def read_dialogue(client: StreamView, server: StreamView, *, from_start: bool) -
     return _Reading(client, server, from_start).run()
 
 
-# ---------------------------------------------------------------- bytes -> lines
-
-
-class _Line(NamedTuple):
-    start: int
-    end: int  # behind its line ending
-    text: bytes  # without it; at most LINE_LIMIT bytes
-    whole: bool  # False: its line ending was not seen
-
-
-class _Cursor:
-    """A place in a stream that only moves forward."""
-
-    def __init__(self, view: StreamView) -> None:
-        self._pieces = list(_joined(view.pieces()))
-        self._index = 0
-        self.pos = self._pieces[0][0] if self._pieces else view.start
-        last = self._pieces[-1] if self._pieces else (view.start, b"")
-        self.end = max(view.end, last[0] + len(last[1]))
-        self.too_long = False  # a line was cut off
-        self.bare_lf = False  # a line ended without CR
-        self._settle()
-
-    def _settle(self) -> None:
-        while self._index < len(self._pieces) and self.piece_end <= self.pos:
-            self._index += 1
-
-    @property
-    def done(self) -> bool:
-        """Nothing that was captured lies ahead."""
-        return self._index >= len(self._pieces)
-
-    @property
-    def next_start(self) -> int:
-        """Offset of the next captured byte (the end of the stream when done)."""
-        return self.end if self.done else max(self.pos, self._pieces[self._index][0])
-
-    @property
-    def at_gap(self) -> bool:
-        return not self.done and self._pieces[self._index][0] > self.pos
-
-    @property
-    def piece_end(self) -> int:
-        start, data = self._pieces[self._index]
-        return start + len(data)
-
-    @property
-    def followed(self) -> bool:
-        """Something is known to lie behind this piece: a gap, not the end of what was captured."""
-        return self._index + 1 < len(self._pieces) or self.piece_end < self.end
-
-    def cross(self) -> None:
-        """Go over the gap."""
-        self.pos = self.next_start
-
-    def move(self, pos: int) -> None:
-        self.pos = pos
-        self._settle()
-
-    def peek(self, count: int) -> bytes:
-        if self.done or self.at_gap:
-            return b""
-        start, data = self._pieces[self._index]
-        return data[self.pos - start : self.pos - start + count]
-
-    def line(self) -> _Line | None:
-        """The line at this place, without moving; None: nothing captured here."""
-        if self.done or self.at_gap:
-            return None
-        start, data = self._pieces[self._index]
-        begin = self.pos - start
-        newline = data.find(b"\n", begin)
-        whole = newline >= 0
-        stop = newline + 1 if whole else len(data)
-        text_end = newline if whole else len(data)
-        if whole and text_end > begin and data[text_end - 1] == 13:
-            text_end -= 1
-        elif whole:
-            self.bare_lf = True
-        if text_end - begin > LINE_LIMIT:
-            self.too_long = True
-            text_end = begin + LINE_LIMIT
-        return _Line(self.pos, start + stop, data[begin:text_end], whole)
-
-    def find(self, what: bytes, begin: int) -> int:
-        """Offset of `what` at or behind `begin` within this piece, or -1."""
-        start, data = self._pieces[self._index]
-        found = data.find(what, max(begin - start, 0))
-        return found + start if found >= 0 else -1
-
-
-def _joined(pieces: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """The same bytes in maximal runs: neighbours put together, empty ones left out."""
-    run: list[bytes] = []
-    begin, length = 0, 0
-    for start, data in pieces:
-        if run and start != begin + length:
-            yield begin, b"".join(run)
-            run = []
-            length = 0
-        if data:
-            if not run:
-                begin = start
-            run.append(data)
-            length += len(data)
-    if run:
-        yield begin, b"".join(run)
-
-
 # ---------------------------------------------------------------- lines -> dialogue
 
 
 class _Body(NamedTuple):
-    start: int
+    start: int | None  # None: out of sight, before the capture began or in a gap
     end: int | None
     terminator_end: int | None
+    seen_from: int
     sent_to: int  # offset up to which it is known to have been sent
+    size: int | None = None
+
+
+# RFC 8446 5.1, RFC 5246 6.2.1: a record begins with its type (20 change cipher spec .. 23 application data) and 3.
+_TLS_HANDSHAKE = (b"\x16\x03", b"\x16")  # the second one: a stream of one byte
+_TLS_RECORD = (b"\x14\x03", b"\x15\x03", b"\x16\x03", b"\x17\x03")
+
+_STARTTLS = ("STARTTLS", "X-ANONYMOUSTLS")
+_AUTH = ("AUTH", "X-EXPS", grammar.AUTH_RESPONSE)
+
+# A lone dot on a line, as lenient servers take it for the end: LF . LF and LF . CR LF.
+_LENIENT_TERMINATOR = re.compile(rb"\n\.\r?\n")
+
+# Without acknowledgements to go by, so many bytes without any command are taken for a mail: one full Ethernet segment.
+_SURELY_MAIL_BYTES = 1448
+
+# Behind a gap so many alignments of replies to requests are tried; each costs as much again. Real groups of pipelined
+# commands are MAIL, some RCPT, DATA.
+_ALIGN_LIMIT = 32
 
 
 class _Reading:
@@ -290,66 +157,169 @@ class _Reading:
 
     def __init__(self, client: StreamView, server: StreamView, from_start: bool) -> None:
         self.client_view, self.server_view = client, server
-        self.client, self.server = _Cursor(client), _Cursor(server)
+        self.client = Cursor(client)
+        self.replies = ReplyReader(server)
         self.machine = Machine(from_start=from_start)
         self.out = Dialogue()
         self.bodies: list[_Body] = []
-        self.ahead: deque[Reply] = deque()  # replies read but not yet fed
+        self.ahead: deque[Read] = deque()  # replies read but not yet fed
+        self.replies_over = False
+        self.lost = not from_start  # the client's next bytes may be anything
+        self.uncertain = not from_start  # bytes of either side are missing up to here
+        self.hidden_body = False  # a 354 to a DATA that was not seen: its mail begins at `body_from`
+        self.body_from: int | None = None
+        self.first_greeting: Reply | None = None  # of a connection whose beginning was not seen
 
     def run(self) -> Dialogue:
         while True:
             self.feed_replies()
             if not self.client_step():
-                break
-        return self.finish()
+                return self.finish()
 
     # ------------------------------------------------------------ the server's side
 
-    def peek_reply(self) -> Reply | None:
-        if not self.ahead:
-            reply = self.read_reply()
-            if reply:
-                self.ahead.append(reply)
-        return self.ahead[0] if self.ahead else None
+    def peek_reply(self) -> Read | None:
+        return self.ahead[0] if self.ahead or self.read_ahead() else None
 
-    def read_reply(self) -> Reply | None:
-        if self.out.tls_server_start is not None:
-            return None
-        cursor = self.server
-        start, code = cursor.pos, 0
-        lines: list[str] = []
-        while (line := cursor.line()) and line.whole:
-            parsed = grammar.reply_line(line.text)
-            cursor.move(line.end)
-            if parsed is None:
-                self.note("the server sent a line that is no reply")
-                continue
-            if not code:
-                start, code = line.start, parsed.code
-            if len(lines) < REPLY_LINES_LIMIT:
-                lines.append(grammar.text(parsed.text))
-            else:
-                self.note(f"a reply of more than {REPLY_LINES_LIMIT} lines was cut off")
-            if parsed.final:
-                return Reply(code, tuple(lines), start, line.end)
-        return None
+    def read_ahead(self) -> bool:
+        """Read one more reply; False when there is none."""
+        if self.replies_over or self.out.tls_server_start is not None:
+            return False
+        read = self.replies.read()
+        if read is None:
+            self.replies_over = True
+            return False
+        self.ahead.append(read)
+        return True
 
     def feed_replies(self) -> None:
         """All replies that belong to what the client has sent so far."""
-        while (reply := self.peek_reply()) is not None:
-            if self.machine.oldest is None:
+        machine = self.machine
+        while (read := self.peek_reply()) is not None:
+            if read.gap is not None and not self.settle_gap(read.gap):
                 return
-            self.ahead.popleft()
-            self.feed(reply, asked=True)
+            reply = self.ahead[0].reply
+            request = machine.oldest
+            if request is not None:
+                self.feed(reply, asked=self.can_answer(reply, request))
+            elif machine.shape.expect is not Expect.BODY and self.is_orphan(reply):
+                self.feed(reply, asked=False)
+            else:
+                return
 
     def feed(self, reply: Reply, *, asked: bool) -> None:
-        request = self.machine.oldest
-        if asked and request and request.verb in ("AUTH", "X-EXPS", grammar.AUTH_RESPONSE):
+        self.ahead.popleft()
+        machine, out = self.machine, self.out
+        request = machine.oldest if asked else None
+        if (request and request.verb in _AUTH) or reply.code == 334:
             reply.lines = tuple(grammar.status_only(line) for line in reply.lines)
-        self.out.replies.append(reply)
-        self.machine.reply(reply.code, asked=asked)
-        if self.machine.shape.expect is Expect.TLS and self.out.tls == "none":
+        out.replies.append(reply)
+        machine.reply(reply.code, asked=asked)
+        if request and machine.shape.expect is Expect.TLS:
             self.begin_tls("starttls", self.client.pos, reply.end)
+        if not asked and machine.shape.expect is Expect.BODY and reply.code == 354:
+            self.hidden_body, self.body_from = True, self.server_view.peer_at(reply.start)
+        if not asked and len(out.replies) == 1 and not out.commands and reply.code in (220, 421, 554):
+            self.first_greeting = reply
+
+    def can_answer(self, reply: Reply, request: Request) -> bool:
+        """False when it is certain that `reply` does not answer `request`, the oldest one."""
+        received = self.server_view.peer_at(reply.start)
+        end = self.end_of(request)
+        if received is not None and end is not None and received < end:
+            # A final reply may come before the end of a mail; a 421 then is the server's own word.
+            return request.verb == BODY and reply.code != 421
+        return not self.uncertain or grammar.may_answer(request.verb, reply.code)
+
+    def is_orphan(self, reply: Reply) -> bool:
+        """True when `reply` came before the client's next bytes: it answers nothing that was seen, nor will it."""
+        client = self.client
+        if client.done or client.at_gap:
+            return False
+        known = self.client_view.peer_at(client.pos)
+        if known is not None and known >= reply.end:
+            return True
+        received = self.server_view.peer_at(reply.start)
+        return received is not None and received <= client.pos
+
+    def end_of(self, request: Request) -> int | None:
+        """Offset behind the request in the client's stream; None: not seen, or the connection itself."""
+        if request.verb == BODY and request.mail is not None:
+            body = self.bodies[request.mail.bodies[-1]]
+            return body.end if request.mail.via == "bdat" else body.terminator_end
+        return None if request.command is None else self.out.commands[request.command].end
+
+    # ------------------------------------------------------------ gaps in the server's stream
+
+    def settle_gap(self, gap: Gap) -> bool:
+        """Decide which requests were answered inside the gap; False: not before more of the client is read."""
+        machine = self.machine
+        self.uncertain = True
+        oldest = machine.oldest
+        received = self.server_view.peer_at(gap.end)
+        end = self.end_of(oldest) if oldest else self.client.next_start
+        if received is not None and end is not None and received < end:
+            return self.gap_settled()  # it ends before the server had received the request
+        if self.client.done:
+            limit = None
+        else:
+            limit = self.client_view.peer_at(self.client.next_start)
+            if limit is None or limit < gap.end:
+                return False
+        if oldest is not None:
+            count = self.count_replies(limit)
+            for _ in range(self.answered_inside(gap, count)):
+                machine.skip()
+            if machine.owed < count and oldest.verb != CONNECT:
+                # More replies than requests: the first ones end what the gap began.
+                for _ in range(count - max(machine.owed, 1)):
+                    self.ahead[0] = self.ahead[0]._replace(gap=None)
+                    self.feed(self.ahead[0].reply, asked=False)
+        return self.gap_settled()
+
+    def gap_settled(self) -> bool:
+        if self.ahead:
+            self.ahead[0] = self.ahead[0]._replace(gap=None)
+        return True
+
+    def count_replies(self, limit: int | None) -> int:
+        """How many replies the client had received when it had acknowledged `limit` bytes (None: in the end)."""
+        count = 0
+        while True:
+            if count == len(self.ahead) and not self.read_ahead():
+                return count
+            if limit is not None and self.ahead[count].reply.end > limit:
+                return count
+            count += 1
+
+    def answered_inside(self, gap: Gap, count: int) -> int:
+        """How many of the oldest requests were answered inside the gap, when `count` replies behind it are left.
+
+        Replies come in order, so the last `count` requests got them, unless a reply is one that its request never
+        gets. A request that was sent when the client had seen the end of the gap was not answered inside.
+        """
+        requests = self.machine.requests
+        most = 0
+        for request in requests:
+            start = self.start_of(request)
+            seen = None if start is None else self.client_view.peer_at(start)
+            if seen is not None and seen >= gap.end:
+                break
+            most += 1
+        likeliest = min(max(len(requests) - count, 0), most)
+        if len(requests) > _ALIGN_LIMIT:
+            return likeliest
+        codes = [read.reply.code for read in islice(self.ahead, min(count, len(requests)))]
+        for skipped in [*range(likeliest, -1, -1), *range(likeliest + 1, most + 1)]:
+            pairs = zip(islice(requests, skipped, None), codes, strict=False)
+            if all(grammar.may_answer(request.verb, code) for request, code in pairs):
+                return skipped
+        return likeliest
+
+    def start_of(self, request: Request) -> int | None:
+        """Offset of the request's last byte but one, None when it has none: when that was sent, it was sent."""
+        end = self.end_of(request)
+        return None if end is None else end - 1
 
     # ------------------------------------------------------------ the client's side
 
@@ -358,29 +328,60 @@ class _Reading:
         cursor, expect = self.client, self.machine.shape.expect
         if cursor.done or expect is Expect.TLS:
             return False
+        if expect is Expect.BODY:
+            return self.read_body()
         if cursor.at_gap:
+            self.machine.lose_requests()
+            self.lost = self.uncertain = True
             cursor.cross()
-        if not self.out.commands and cursor.pos == cursor.next_start and cursor.peek(2) in (b"\x16\x03", b"\x16"):
-            self.begin_tls("implicit", cursor.pos, self.server.next_start)
-            return False
-        if expect is Expect.BODY or (expect is Expect.UNCLEAR and self.looks_like_a_mail()):
-            self.read_body()
             return True
-        line = cursor.line()
-        if line is None or not line.whole:
+        if self.tls_begins():
             return False
-        cursor.move(line.end)
-        if expect is Expect.AUTH:
-            self.add_command(line, grammar.Command(grammar.AUTH_RESPONSE, ""))
-        else:
-            self.add_command(line, grammar.command(line.text))
+        if self.lost:
+            return self.find_thread()
+        if expect is Expect.UNCLEAR and self.looks_like_a_mail():
+            return self.read_body()
+        return self.read_command()
+
+    def tls_begins(self) -> bool:
+        """TLS without a STARTTLS and its reply before it; then everything behind is TLS."""
+        head = self.client.peek(2)
+        commands = self.out.commands
+        asked = bool(commands) and commands[-1].verb in _STARTTLS and commands[-1].reply is None
+        first = not commands and not self.bodies
+        if not (head in _TLS_RECORD if self.lost else head in _TLS_HANDSHAKE and (first or asked)):
+            return False
+        in_clear = bool(commands or self.bodies or self.out.replies or self.ahead)
+        self.begin_tls("starttls" if in_clear else "implicit", self.client.pos, self.replies.cursor.next_start)
+        if not in_clear and self.lost:
+            self.note("TLS began before the capture: whether by STARTTLS cannot be told")
         return True
 
     def looks_like_a_mail(self) -> bool:
         line = self.client.line()
         return line is not None and not grammar.is_unmistakable(line.text)
 
-    def add_command(self, line: _Line, said: grammar.Command) -> None:
+    def read_command(self) -> bool:
+        cursor = self.client
+        line = cursor.line()
+        if line is None or not (line.whole or cursor.followed):
+            return False
+        cursor.move(line.end)
+        in_auth = self.machine.shape.expect is Expect.AUTH
+        said = grammar.Command(grammar.AUTH_RESPONSE, "") if in_auth else grammar.command(line.text)
+        commands = self.out.commands
+        unanswered_auth = bool(commands) and commands[-1].verb in _AUTH and commands[-1].reply is None
+        if unanswered_auth and not grammar.is_unmistakable(line.text):
+            said = grammar.Command(grammar.AUTH_RESPONSE, "")
+        if not line.whole:
+            cut = grammar.cut_off(line.text)
+            if cut is None and not in_auth:
+                return True  # the gap behind it takes it along
+            said = cut or said
+        self.add_command(line, said)
+        return True
+
+    def add_command(self, line: Line, said: grammar.Command) -> None:
         self.out.commands.append(Command(said.verb, said.argument, line.start, line.end))
         chunk = grammar.chunk(said.argument) if said.verb == "BDAT" else None
         if chunk is None:
@@ -389,28 +390,159 @@ class _Reading:
         size, last = chunk
         end = line.end + size
         sent_to = min(end, self.client.end)
-        self.bodies.append(_Body(line.end, end, None, sent_to))
+        self.bodies.append(_Body(line.end, end, None, line.end, sent_to, size))
         self.client.move(sent_to)
         self.machine.chunk(last=last, complete=sent_to == end)
 
-    def read_body(self) -> None:
-        cursor = self.client
-        start = cursor.pos
-        if cursor.peek(3) == b".\r\n":
-            self.end_body(start, start - 2, start + 3)
-            return
-        found = cursor.find(TERMINATOR, start)
-        if found >= 0:
-            self.end_body(start, found, found + len(TERMINATOR))
-        else:
-            cursor.move(cursor.end)
-            self.bodies.append(_Body(start, None, None, cursor.end))
-            self.machine.body(complete=False)
+    # ------------------------------------------------------------ the thread, lost and found
 
-    def end_body(self, start: int, end: int, terminator_end: int) -> None:
-        self.bodies.append(_Body(start, end, terminator_end, terminator_end))
-        self.client.move(terminator_end)
+    def find_thread(self) -> bool:
+        """Behind a gap, or where the capture begins: go to the first command, or through a mail under way."""
+        cursor, view = self.client, self.client_view
+        start, end = cursor.pos, cursor.piece_end
+        terminator = cursor.terminator()
+        same_flight = (
+            terminator is not None and (at := view.peer_at(start)) is not None and at == view.peer_at(terminator)
+        )
+        lines, last = 0, start
+        while not cursor.done and cursor.pos < end and (line := cursor.line()) is not None:
+            if terminator is not None and line.start > terminator:
+                break
+            if grammar.is_unmistakable(line.text) and line.whole and not (same_flight and line.start > start):
+                self.lost = False
+                return True
+            if line.whole:
+                lines, last = lines + 1, line.start
+            cursor.move(line.end)
+        if terminator is not None:
+            cursor.move(terminator)
+            self.lost = False
+            return self.end_body(_Body(None, terminator, terminator + len(TERMINATOR), start, terminator))
+        at = view.peer_at(start)
+        unanswered = lines >= 2 and at is not None and at == view.peer_at(last)
+        if unanswered or end - start > _SURELY_MAIL_BYTES:
+            self.lost = False
+            return self.search_end(None, start)
+        return True  # part of a line, or of something else
+
+    # ------------------------------------------------------------ mails
+
+    def read_body(self) -> bool:
+        """A mail from here to its end, gaps included."""
+        cursor = self.client
+        start: int | None = cursor.pos
+        if self.hidden_body:
+            self.hidden_body, start = False, self.body_from
+            if start is not None and start > cursor.pos:
+                cursor.move(start)
+            if self.ended_before(cursor.pos, start if start is not None else 0):
+                return self.end_unseen(start, cursor.pos)
+        self.lost = False
+        if not cursor.at_gap and start == cursor.pos and cursor.peek(3) == b".\r\n":
+            return self.end_body(_Body(start, start - 2, start + 3, start, start + 3, 0))
+        return self.search_end(start, cursor.pos)
+
+    def search_end(self, start: int | None, seen_from: int) -> bool:
+        cursor = self.client
+        behind_gap = False
+        while not cursor.done:
+            if cursor.at_gap:
+                gap_start = cursor.pos
+                cursor.cross()
+                behind_gap = True
+                if self.ended_before(cursor.pos, gap_start):
+                    return self.end_unseen(start, seen_from)
+            found = self.end_in_piece(start, behind_gap)
+            if found is not None:
+                end, terminator_end, size_end = found
+                size = None if start is None else size_end - start
+                return self.end_body(_Body(start, end, terminator_end, seen_from, terminator_end, size))
+            cursor.move(cursor.piece_end)
+        self.bodies.append(_Body(start, None, None, seen_from, cursor.end))
+        self.machine.body(complete=False)
+        return True
+
+    def final_reply(self) -> tuple[Reply, int | None] | None:
+        """The reply that seems to end the mail, and how much the server had received when it sent it."""
+        read = self.peek_reply()
+        return (read.reply, self.server_view.peer_at(read.reply.start)) if read else None
+
+    def ended_before(self, pos: int, gap_start: int) -> bool:
+        """True when the mail's final reply came before the client sent the byte at `pos`, behind a gap."""
+        final = self.final_reply()
+        known = self.client_view.peer_at(pos)
+        if final is None or known is None or known < final[0].end:
+            return False
+        # A refusal that the server sent before the gap came early: the mail goes on.
+        return final[0].code < 400 or final[1] is None or final[1] > gap_start
+
+    def end_in_piece(self, start: int | None, behind_gap: bool) -> tuple[int, int, int] | None:
+        """Where the mail ends in this piece: (start and end of the terminator, end of the last line)."""
+        cursor = self.client
+        pos = cursor.pos
+        final = self.final_reply()
+        bound = None  # the server had received so much when it answered
+        if final is not None and final[0].code != 421 and final[1] is not None and final[1] > pos:
+            bound = final[1]
+        if behind_gap:
+            rest = self.rest_of_terminator(bound)
+            if rest:
+                end = pos + rest
+                return end - len(TERMINATOR), end, end - 3
+        strict = cursor.terminator()
+        strict_end = None if strict is None else strict + len(TERMINATOR)
+        if strict_end is None or (bound is not None and strict_end > bound):
+            lenient = self.lenient_end(start, bound, early=final is not None and final[0].code >= 400)
+            if lenient is not None:
+                self.note("a mail ended by a line that only lenient servers take for the end")
+                return lenient
+        return None if strict is None else (strict, strict + 5, strict + 2)
+
+    def rest_of_terminator(self, bound: int | None) -> int:
+        """Bytes of a terminator that began in the gap before this place; 0 when there is none."""
+        cursor = self.client
+        for length in (4, 3, 2, 1):
+            if not TERMINATOR.endswith(cursor.peek(length)):
+                continue
+            if bound == cursor.pos + length:
+                return length
+            if length >= 3 and (cursor.pos + length == cursor.piece_end or self.command_at(length)):
+                return length
+        return 0
+
+    def command_at(self, skip: int) -> bool:
+        """True when a command stands `skip` bytes ahead."""
+        line = self.client.peek(skip + LINE_LIMIT)[skip:].split(b"\n", 1)
+        return len(line) == 2 and grammar.is_unmistakable(line[0].removesuffix(b"\r"))
+
+    def lenient_end(self, start: int | None, bound: int | None, *, early: bool) -> tuple[int, int, int] | None:
+        """An end without CR that the server's reply, or the client's own line endings, make likely."""
+        if bound is None and not self.client.bare_lf:
+            return None
+        offset, data = self.client.data()
+        begin = self.client.pos - offset
+        stop = len(data) if bound is None else min(bound - offset, len(data))
+        found = _LENIENT_TERMINATOR.search(data, max(begin - 1, 0), stop)
+        if found is None or (early and found.end() + offset != bound):
+            return None
+        newline = found.start()
+        first = newline - 1 if newline > begin and data[newline - 1] == 13 else newline
+        return offset + first, offset + found.end(), offset + newline + 1
+
+    def end_body(self, body: _Body) -> bool:
+        self.bodies.append(body)
+        assert body.terminator_end is not None
+        self.client.move(body.terminator_end)
         self.machine.body(complete=True)
+        return True
+
+    def end_unseen(self, start: int | None, seen_from: int) -> bool:
+        """The mail ended inside the gap before this place."""
+        self.bodies.append(_Body(start, None, None, seen_from, max(seen_from, self.client.pos)))
+        self.machine.body(complete=False)
+        self.machine.lose_requests()
+        self.lost = self.uncertain = True
+        return True
 
     # ------------------------------------------------------------ the whole
 
@@ -423,25 +555,44 @@ class _Reading:
             self.out.notes.append(text)
 
     def finish(self) -> Dialogue:
-        while (reply := self.peek_reply()) is not None:
-            self.ahead.popleft()
-            self.feed(reply, asked=False)
+        while (read := self.peek_reply()) is not None:
+            if read.gap is not None:
+                self.settle_gap(read.gap)
+                self.gap_settled()
+            if self.ahead:
+                request = self.machine.oldest
+                reply = self.ahead[0].reply
+                self.feed(reply, asked=request is not None and self.can_answer(reply, request))
         out, shape = self.out, self.machine.result()
         out.phase, out.awaited = shape.phase, shape.awaited
-        if out.tls == "implicit":
+        out.greeting = self.first_greeting if shape.greeting is None else out.replies[shape.greeting]
+        if out.phase == "connect" and out.greeting is not None and out.greeting.code < 300:
+            out.phase = "greeting"
+        if out.tls != "none":
             out.phase, out.awaited = "tls", None
-        out.greeting = None if shape.greeting is None else out.replies[shape.greeting]
         out.unasked = [out.replies[number] for number in shape.unasked]
         for command, answer in zip(out.commands, shape.answers, strict=True):
             command.reply = None if answer is None else out.replies[answer]
         out.mails = [self.mail(m) for m in shape.mails]
         self.introduce()
-        for cursor, who in ((self.client, "client"), (self.server, "server")):
+        self.tell_oddities()
+        return out
+
+    def tell_oddities(self) -> None:
+        for cursor, who in ((self.client, "client"), (self.replies.cursor, "server")):
             if cursor.too_long:
                 self.note(f"a line of the {who} longer than {LINE_LIMIT} bytes was cut off")
             if cursor.bare_lf:
                 self.note(f"the {who} ends lines with a bare LF")
-        return out
+        if self.replies.cut_off:
+            self.note(f"a reply of more than {REPLY_LINES_LIMIT} lines was cut off")
+        if self.replies.foreign_lines:
+            self.note("the server sent lines that are no replies")
+        greeting, commands = self.out.greeting, self.out.commands
+        if greeting and commands:
+            known = self.client_view.peer_at(commands[0].start)
+            if known is not None and known < greeting.end:
+                self.note("the client spoke before the greeting")
 
     def introduce(self) -> None:
         """Who the client says it is, and what the server offers."""
@@ -474,7 +625,7 @@ class _Reading:
             mail_from=grammar.path(command.argument) if command else None,
             recipients=tuple(accepted),
             refused_recipients=tuple(refused),
-            start=first.start if first else bodies[0].start if bodies else 0,
+            start=first.start if first else bodies[0].seen_from if bodies else self.client.pos,
             via=shape.via,
             data=data,
             declared_size=grammar.declared_size(command.argument) if command else None,
@@ -485,10 +636,11 @@ class _Reading:
         )
         if bodies:
             mail.body_start = bodies[0].start
-            mail.seen_bytes = sum(body.sent_to - body.start for body in bodies)
+            mail.seen_bytes = sum(body.sent_to - body.seen_from for body in bodies)
         if bodies and shape.complete:
             mail.body_end, mail.terminator_end = bodies[-1].end, bodies[-1].terminator_end
-            mail.size = mail.seen_bytes - (3 if shape.via == "data" else 0)  # . CR LF is not part of the mail
+            sizes = [body.size for body in bodies]
+            mail.size = None if None in sizes else sum(size for size in sizes if size is not None)
         return mail
 
 

@@ -86,6 +86,15 @@ def is_unmistakable(line: bytes) -> bool:
     return _UNMISTAKABLE.match(line) is not None
 
 
+def cut_off(line: bytes) -> Command | None:
+    """A command whose end was not captured; None when not even its verb is certain."""
+    if not re.match(rb"[A-Za-z][A-Za-z0-9-]*[ \t]", line):
+        return None
+    said = command(line)
+    whole = said.verb in ("MAIL", "RCPT") and ">" in said.argument
+    return said if whole else Command(said.verb, "")
+
+
 # RFC 5321 4.1.2:   Reverse-path = Path / "<>"      Forward-path = Path      Path = "<" [ A-d-l ":" ] Mailbox ">"
 #                   A-d-l = At-domain *( "," At-domain )        (source routes, obsolete: must be accepted, RFC 5321 C)
 #                   Mailbox = Local-part "@" ( Domain / address-literal )      Local-part = Dot-string / Quoted-string

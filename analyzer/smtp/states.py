@@ -10,8 +10,8 @@ reply yet. What breaks the rule is listed here, and nowhere else:
 * a ``421`` may come at any time, unasked (RFC 5321 3.8);
 * an LMTP server answers a body once per accepted recipient (RFC 2033 4.2);
 * a server may answer a body before its end (it will not read the rest);
-* bytes that were not captured hide requests or replies. Then the caller says so (`skip_request`, ``asked=False``),
-  because only the caller knows where the bytes lie.
+* bytes that were not captured hide requests or replies. Then the caller says so (`skip`, `lose_requests`,
+  ``asked=False``), because only the caller knows where the bytes lie.
 
 Replies change what the client's next bytes are (`Expect`): after ``354`` to DATA a body, after ``334`` to AUTH a
 line that is no command, after ``220`` to STARTTLS no text at all. That is all the feedback there is; everything else
@@ -29,6 +29,7 @@ wherever the lines came from, and a shape can be remembered.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
@@ -111,6 +112,7 @@ class MailShape:
     via: Literal["data", "bdat"] = "data"
     replies: list[int] = field(default_factory=list)  # final replies: one, or one per recipient (LMTP)
     ended_by: EndedBy | None = None
+    uncertain: bool = False  # requests were missed while it was under way: a RSET behind them tells nothing
 
 
 @dataclass(slots=True)
@@ -140,7 +142,7 @@ class Machine:
 
     def __init__(self, *, from_start: bool = True) -> None:
         self.shape = Shape()
-        self._codes: list[int] = []
+        self._replies = 0
         self._bodies = 0
         self._pending: deque[Request] = deque()
         self._mail: MailShape | None = None  # under way: its content is not complete
@@ -154,6 +156,26 @@ class Machine:
         """The request that the next reply answers."""
         return self._pending[0] if self._pending else None
 
+    @property
+    def requests(self) -> Sequence[Request]:
+        """All requests that have no reply yet, the oldest first."""
+        return self._pending
+
+    @property
+    def owed(self) -> int:
+        """How many replies the server owes."""
+        return len(self._pending)
+
+    def lose_requests(self) -> None:
+        """Bytes of the client are missing here: it may have sent anything."""
+        self._certain = False
+        if self._mail is not None:
+            self._mail.uncertain = True
+
+    def skip(self) -> None:
+        """The reply to the oldest request was not seen."""
+        self._pending.popleft()
+
     # ------------------------------------------------------------ the client's side
 
     def command(self, verb: str) -> int:
@@ -164,13 +186,11 @@ class Machine:
         shape.answers.append(None)
         if step.phase:
             shape.phase = step.phase
-        if verb == "LHLO":
-            shape.lmtp = True
+        if step.mark is Mark.CLOSE and verb not in ("RSET", "QUIT"):
+            shape.lmtp = verb == "LHLO"
         if step.mark is not Mark.NONE:
             self._mark(step.mark, verb, number)
         self._pending.append(Request(verb, number, self._mail))
-        if step.mark is Mark.CLOSE:
-            self._mail = None
         shape.expect = step.expect
         return number
 
@@ -201,14 +221,16 @@ class Machine:
         mail.via = "bdat"
         mail.content.append(number)
         mail.bodies.append(self._next_body())
-        self._pending.append(Request(BODY if last else "BDAT", number, mail))
         shape.phase = "body"
         shape.expect = Expect.COMMAND
-        if last and complete:
+        if not last:
+            self._pending.append(Request("BDAT", number, mail))
+            return number
+        if complete:
             mail.complete = True
             shape.phase = "end-of-data"
-        if last:
-            self._mail = None
+        self._owe_final(mail, number)
+        self._mail = None
         return number
 
     def body(self, *, complete: bool) -> int:
@@ -219,11 +241,15 @@ class Machine:
         mail.complete = complete
         shape.phase = "end-of-data" if complete else "body"
         shape.expect = Expect.COMMAND
-        if not mail.replies:
-            answers = self._accepted if shape.lmtp else 1
-            self._pending.extend([Request(BODY, None, mail)] * max(answers, 1))
+        if mail.ended_by != "421":
+            self._owe_final(mail, None)
         self._mail = None
         return mail.bodies[-1]
+
+    def _owe_final(self, mail: MailShape, command: int | None) -> None:
+        self._pending.append(Request(BODY, command, mail))
+        if self.shape.lmtp:
+            self._pending.extend([Request(BODY, None, mail)] * (self._accepted - 1))
 
     def _next_body(self) -> int:
         self._bodies += 1
@@ -236,52 +262,66 @@ class Machine:
         return self._mail
 
     def _close(self, by: EndedBy) -> None:
-        if self._mail is not None and self._mail.ended_by is None:
-            self._mail.ended_by = by
+        mail = self._mail
+        if mail is not None and mail.ended_by is None and not mail.uncertain:
+            mail.ended_by = by
         self._mail = None
 
     # ------------------------------------------------------------ the server's side
 
     def reply(self, code: int, *, asked: bool = True) -> int:
         """The server replied; returns the reply's number. asked=False: it answers nothing that was seen."""
-        shape = self.shape
-        number = len(self._codes)
-        self._codes.append(code)
+        number = self._replies
+        self._replies += 1
         if not asked or not self._pending:
             self._unasked(code, number)
             return number
         request = self._pending.popleft()
-        step = STEPS.get(request.verb, _OTHER)
-        if request.command is None and request.verb == CONNECT:
-            shape.greeting = number
         if request.command is not None:
-            shape.answers[request.command] = number
-        if 200 <= code < 300 and step.answered and shape.phase == step.phase:
-            shape.phase = step.answered
-        if not self._pending:  # else the client went on without waiting, and what came next is settled
-            if code < 300 and step.on_2xx:
-                shape.expect = step.on_2xx
-            elif 300 <= code < 400 and step.on_3xx:
-                shape.expect = step.on_3xx
-                if shape.expect is Expect.BODY:
-                    shape.phase = "body"
-            elif shape.expect is Expect.UNCLEAR:
-                shape.expect = Expect.COMMAND
+            self.shape.answers[request.command] = number
+        elif request.verb == CONNECT:
+            self.shape.greeting = number
+        self._advance(request, code)
         self._answer_mail(request, code, number)
         return number
 
-    def _unasked(self, code: int, number: int) -> None:
-        self.shape.unasked.append(number)
-        mail = self._mail
-        if mail is None:
+    def _advance(self, request: Request, code: int) -> None:
+        """Phase and expectation after a reply."""
+        shape = self.shape
+        step = STEPS.get(request.verb, _OTHER)
+        if code < 300 and step.answered and shape.phase == step.phase:
+            shape.phase = step.answered
+        if self._pending:  # the client went on without waiting: what came next is settled
             return
-        if self.shape.expect is Expect.BODY:  # answered before its end
-            mail.replies.append(number)
-            mail.ended_by = "reply"
-        elif code == 421:  # RFC 5321 3.8: the server closes, and with it the mail under way
-            mail.replies.append(number)
-            mail.ended_by = "421"
-            self._mail = None
+        if code < 300 and step.on_2xx:
+            shape.expect = step.on_2xx
+        elif 300 <= code < 400 and step.on_3xx:
+            shape.expect = step.on_3xx
+        elif shape.expect is Expect.UNCLEAR:
+            shape.expect = Expect.COMMAND
+        if shape.expect is Expect.BODY:
+            shape.phase = "body"
+            mail = self._mail or self._open()
+            if request.command is not None and not mail.content:
+                mail.content.append(request.command)
+
+    def _unasked(self, code: int, number: int) -> None:
+        shape = self.shape
+        shape.unasked.append(number)
+        if code == 421:
+            # RFC 5321 3.8: the server closes, and with it the mail under way
+            mail = next((r.mail for r in self._pending if r.mail), self._mail)
+            if mail and mail.ended_by is None:
+                mail.replies.append(number)
+                mail.ended_by = "421"
+        elif self._certain:
+            pass  # an oddity of the server
+        elif code == 354:
+            if self._mail is None:
+                self._open()
+            shape.expect, shape.phase = Expect.BODY, "body"
+        elif code == 334:
+            shape.expect, shape.phase = Expect.AUTH, "auth"
 
     def _answer_mail(self, request: Request, code: int, number: int) -> None:
         mail = request.mail
@@ -294,10 +334,19 @@ class Machine:
             if code < 300 and mail is self._mail:
                 self._accepted += 1
         elif code >= 400 and request.verb in ("MAIL", "DATA", "BDAT", "SEND", "SOML", "SAML"):
+            if code == 503 and self._is_nested(mail):
+                self.shape.mails.remove(mail)
+                self._mail = self.shape.mails[-1]
+                self._mail.ended_by = None
+                return
             mail.replies.append(number)
             mail.ended_by = mail.ended_by or "refused"
-            if mail is self._mail and request.verb != "BDAT":
-                self._mail = None
+
+    def _is_nested(self, mail: MailShape) -> bool:
+        """A MAIL inside a transaction, which the server refuses and ignores (RFC 5321 4.1.4)."""
+        mails = self.shape.mails
+        bare = not (mail.recipients or mail.content or mail.bodies)
+        return bare and mail is self._mail and len(mails) > 1 and mails[-2].ended_by == "mail"
 
     # ------------------------------------------------------------ the whole
 

@@ -1,0 +1,471 @@
+"""The one place that knows the order of the stages: captures in, case out.
+
+    read -> Tracker -> measure -> talks and sightings -> path ledgers -> subjects -> judge -> Case
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import case as c
+from .capture.packets import CaptureInfo, IcmpError, address_text
+from .capture.reading import ReadOptions, read
+from .capture.wanted import DEFAULT_PORTS
+from .detect import mails, paths
+from .detect.engine import Draft, judge
+from .detect.facts import Subject
+from .detect.rule import load
+from .tcp.connections import Group, Tracker
+from .tcp.delivery import Trace, measure
+from .tcp.path_mtu import examine
+
+FourTuple = tuple[int, int, int, int]  # (source, source port, destination, destination port)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user may choose. ports: TCP ports that are SMTP; rules: files or folders added to the built-in pack."""
+
+    ports: frozenset[int] = DEFAULT_PORTS
+    all_tcp: bool = False
+    rules: tuple[str, ...] = ()
+    max_bytes: int | None = None
+    jobs: int = 1
+    engine: str = "auto"
+
+
+def analyze(captures: Sequence[str], options: Options | None = None, progress: Callable[[int], None] | None = None) -> c.Case:
+    """One case out of the captures. Never raises for what a capture holds; RuleError for a rule file."""
+    options = options or Options()
+    pack = load(options.rules)
+    run = _Analysis(options)
+    reading = ReadOptions(ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine)
+    try:
+        for batch in read(captures, reading, run.captures):
+            run.take_icmp(batch.icmp)
+            if batch.last_time_ns is not None:
+                run.clock_ns = max(run.clock_ns, batch.last_time_ns)
+            run.counts.update(batch.counts)
+            if batch.tcp_ports is not None:
+                run.count_services(batch.tcp_ports)
+            run.take(run.tracker.add(batch.packets, batch.last_time_ns))
+            if progress:
+                progress(run.counts["frames"])
+    except KeyboardInterrupt:
+        run.interrupted = True
+    run.take(run.tracker.finish())
+    return _Verdict(run, judge_with=lambda subjects: judge(pack, subjects)).case()
+
+
+def trace(case: c.Case, connection: int) -> Trace:
+    """One connection's packets, read again from the captures. KeyError when the case has no such connection."""
+    conn = next((x for x in case.connections if x.id == connection), None)
+    if conn is None:
+        raise KeyError(f"no connection {connection} in this case")
+    four = (_address(conn.client.ip), conn.client.port, _address(conn.server.ip), conn.server.port)
+    reading = ReadOptions(ports=frozenset({conn.server.port}), only=frozenset({four, (*four[2:], *four[:2])}))
+    tracker = Tracker(frozenset({conn.server.port}))
+    icmp: list[IcmpError] = []
+    traces: list[Trace] = []
+
+    def keep(group: Group) -> None:
+        delivery = measure(Group(group.table.detach(), group.first, group.middle, group.client_known))
+        traces.extend(delivery.trace(k) for k in range(len(group)))
+
+    for batch in read([x.path for x in case.captures], reading, []):
+        icmp += batch.icmp
+        keep(tracker.add(batch.packets, batch.last_time_ns))
+    keep(tracker.finish())
+    found = min(traces, key=lambda t: abs(t.start_ns - conn.start_ns), default=None)
+    if found is None:
+        raise KeyError(f"the packets of connection {connection} are not in the captures any more")
+    found.icmp = [e for e in icmp if _quotes(e, conn)]
+    return found
+
+
+def _address(text: str) -> int:
+    from ipaddress import ip_address
+
+    ip = ip_address(text)
+    return int(ip) | 0xFFFF << 32 if ip.version == 4 else int(ip)
+
+
+def _text(address: int) -> str:
+    return address_text(address >> 64, address & (1 << 64) - 1)
+
+
+def _quotes(e: IcmpError, conn: c.Connection) -> bool:
+    ends = {(_text(e.quoted_src), e.quoted_src_port), (_text(e.quoted_dst), e.quoted_dst_port)}
+    return ends == {tuple(conn.client), tuple(conn.server)}
+
+
+@dataclass
+class _Analysis:
+    """What is known while the captures are read: a talk per connection, a ledger per path."""
+
+    options: Options
+    captures: list[CaptureInfo] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    services: Counter[int] = field(default_factory=Counter)
+    icmp: list[IcmpError] = field(default_factory=list)
+    clock_ns: int = 0
+    interrupted: bool = False
+    talks: list[mails.Talk] = field(default_factory=list)
+    ledgers: dict[tuple[str, str], paths.PathLedger] = field(default_factory=dict)
+    tracker: Tracker = field(init=False)
+    _by_flow: dict[FourTuple, list[IcmpError]] = field(default_factory=lambda: defaultdict(list))
+    _used_icmp: set[tuple[int, int]] = field(default_factory=set)
+    _next_key: int = 1
+    _next_mail: int = 1
+
+    def __post_init__(self) -> None:
+        self.tracker = Tracker(self.options.ports)
+
+    def take_icmp(self, errors: Sequence[IcmpError]) -> None:
+        for e in errors:
+            self.icmp.append(e)
+            if e.quoted_src_port is not None and e.quoted_dst_port is not None:
+                self._by_flow[(e.quoted_src, e.quoted_src_port, e.quoted_dst, e.quoted_dst_port)].append(e)
+
+    def count_services(self, tcp_ports: Any) -> None:
+        for port in tcp_ports.nonzero()[0].tolist():
+            self.services[port] += int(tcp_ports[port])
+
+    def take(self, group: Group) -> None:
+        """Judge the connections that are over."""
+        if not len(group):
+            return
+        delivery = measure(group)
+        for k in range(len(group)):
+            self._take_connection(delivery.trace(k))
+
+    def _take_connection(self, trace: Trace) -> None:
+        self.counts["tcp_connections"] += 1
+        key = self._next_key
+        self._next_key += 1
+        trace.icmp = self._icmp_of(trace)
+        talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail)
+        is_smtp = self._is_smtp(trace, talk)
+        if not is_smtp and not self.options.all_tcp:
+            self.counts["not_smtp"] += 1
+            return
+        self._next_mail += len(talk.mails)
+        self.talks.append(talk)
+        self._used_icmp.update((e.capture, e.frame) for e in trace.icmp)
+        self._weigh(key, trace, talk)
+
+    def _is_smtp(self, trace: Trace, talk: mails.Talk) -> bool:
+        """An SMTP dialogue; or, on a port of SMTP, data of which the beginning was not captured or is TLS."""
+        if talk.dialogue.is_smtp:
+            return True
+        return trace.server.port in self.options.ports and talk.client_bytes + talk.server_bytes > 0
+
+    def _icmp_of(self, trace: Trace) -> list[IcmpError]:
+        if not self._by_flow:
+            return []
+        a, b = (_address(trace.client.ip), trace.client.port), (_address(trace.server.ip), trace.server.port)
+        found = self._by_flow.get((*a, *b), []) + self._by_flow.get((*b, *a), [])
+        # ports are used again: only what arrived while this connection lived (and a little later: slow routers)
+        return [e for e in found if trace.start_ns <= e.time_ns <= trace.end_ns + 5_000_000_000]
+
+    def _weigh(self, key: int, trace: Trace, talk: mails.Talk) -> None:
+        for sighting, sender_is in zip(examine(trace, self.clock_ns), ("client", "server"), strict=True):
+            ends = (trace.client.ip, trace.server.ip)
+            pair = ends if sender_is == "client" else ends[::-1]
+            ledger = self.ledgers.get(pair)
+            if ledger is None:
+                ledger = self.ledgers[pair] = paths.PathLedger(*pair)
+            ledger.capture_end_ns = max(ledger.capture_end_ns, self.clock_ns)
+            stuck: list[int] = []
+            if sender_is == "client":
+                ledger.messages += [m.key for m in talk.mails]
+                lost_at = self._lost_at(sighting)
+                for m, mail in zip(talk.mails, talk.dialogue.mails, strict=True):
+                    if lost_at is not None and m.answered is not True and m.in_data:
+                        end = mail.terminator_end or max(mail.body_end or 0, lost_at + 1)
+                        m.stuck = mail.start <= lost_at < end
+                        if m.stuck:
+                            stuck.append(m.key)
+            tls_start = talk.dialogue.tls_client_start
+            lost = self._lost_at(sighting)
+            handshake = tls_start is not None and lost is not None and lost >= tls_start and not any(m.in_data for m in talk.mails)
+            ledger.add(paths.View(key, trace, sighting, sender_is, tuple(stuck), handshake, talk.stream))
+
+    @staticmethod
+    def _lost_at(sighting: Any) -> int | None:
+        main = sighting.main
+        if main is not None and main.acked_ns is None:
+            return int(main.seq)
+        if sighting.hole is not None and sighting.hole.filled_ns is None:
+            return int(sighting.hole.seq)
+        return None
+
+
+class _Verdict:
+    """From ledgers and talks to the finished case: subjects, findings, ids."""
+
+    def __init__(self, run: _Analysis, judge_with: Callable[[Sequence[Subject]], list[Draft]]) -> None:
+        self.run = run
+        self.judge = judge_with
+        self.talks = sorted(run.talks, key=lambda t: (t.start_ns, t.first_frame))
+        self.by_key = {t.key: t for t in self.talks}
+
+    def case(self) -> c.Case:
+        run = self.run
+        self._stray_icmp()
+        ledgers = sorted(run.ledgers.values(), key=self._ledger_order)
+        weighed = []
+        for number, ledger in enumerate(ledgers, 1):
+            stuck = tuple(dict.fromkeys(m for v in ledger.views for m in v.stuck_messages))
+            w = paths.weigh(ledger, stuck)
+            w.subject.paths = (number,)
+            self._mail_facts(w, ledger)
+            weighed.append(w)
+        self._compare_paths(weighed)
+        subjects = [w.subject for w in weighed]
+        subjects += mails.message_subjects(self.talks)
+        subjects += mails.connection_subjects(self.talks)
+        subjects += mails.server_subjects(self.talks)
+        drafts = self.judge(subjects)
+        return self._finish(drafts, ledgers, weighed)
+
+    def _ledger_order(self, ledger: paths.PathLedger) -> tuple[int, int]:
+        first = min((self.by_key[k].start_ns, k) for k in ledger.connections)
+        client_sends = self.by_key[first[1]].client[0] == ledger.sender
+        return first[0], 0 if client_sends else 1
+
+    def _stray_icmp(self) -> None:
+        """"Too big" that quotes a flow between hosts that we know, but no connection of theirs; and other unreachables."""
+        run = self.run
+        by_sender: dict[str, list[paths.PathLedger]] = defaultdict(list)
+        for ledger in run.ledgers.values():
+            by_sender[ledger.sender].append(ledger)
+        for e in run.icmp:
+            pair = (_text(e.quoted_src), _text(e.quoted_dst))
+            ledger = run.ledgers.get(pair)
+            if not e.is_too_big:
+                if ledger is not None:
+                    ledger.other_errors.append(e)
+            elif (e.capture, e.frame) not in run._used_icmp:
+                if ledger is None and by_sender.get(_text(e.dst)):
+                    ledger = by_sender[_text(e.dst)][0]
+                if ledger is not None:
+                    ledger.stray_icmp.append(e)
+
+    def _mail_facts(self, w: paths.Weighed, ledger: paths.PathLedger) -> None:
+        """Which mails of this path passed and which hang, by size of mail and of packet (mail direction only)."""
+        records = [m for k in ledger.connections for m in self.by_key[k].mails if self.by_key[k].client[0] == ledger.sender]
+        records = [m for m in records if m.in_data]
+        records.sort(key=lambda m: m.start_ns or 0)
+        refused = {"rejected", "deferred"}
+        passed = [m for m in records if m.answered and m.outcome not in refused]
+        hung = [m for m in records if m.answered is False and (m.stuck or m.outcome in ("end-of-data-timeout", "lost-connection"))]
+        f = w.subject.facts
+        f["mails_passed"], f["mails_hung"] = len(passed), len(hung)
+        if not hung:
+            return
+        first_hang = min(m.start_ns or 0 for m in hung)
+        f["passed_after_first_hang"] = sum(1 for m in passed if (m.start_ns or 0) > first_hang)
+
+        def of(pick: Callable[[list[int]], int], values: list[int | None]) -> int | None:
+            known = [v for v in values if v is not None]
+            return pick(known) if known else None
+
+        extremes = {
+            "largest_passed_packet_bytes": of(max, [m.largest_packet_bytes for m in passed]),
+            "smallest_hung_packet_bytes": of(min, [m.largest_packet_bytes for m in hung]),
+            "largest_passed_mail_bytes": of(max, [m.size for m in passed]),
+            "smallest_hung_mail_bytes": of(min, [m.size or m.data_bytes_sent for m in hung]),
+        }
+        f |= {k: v for k, v in extremes.items() if v is not None}
+        packet = extremes["smallest_hung_packet_bytes"]
+        size = extremes["smallest_hung_mail_bytes"]
+        f["long_mail_in_small_packets"] = any(
+            m.size is not None
+            and size is not None
+            and packet is not None
+            and m.size >= size
+            and (m.largest_packet_bytes or packet) < packet
+            for m in passed
+        )
+
+    def _compare_paths(self, weighed: list[paths.Weighed]) -> None:
+        """What the same sender's other paths show: large packets that pass elsewhere, or die alike."""
+        by_sender: dict[str | None, list[paths.Weighed]] = defaultdict(list)
+        for w in weighed:
+            by_sender[w.subject.sender].append(w)
+        for w in weighed:
+            below = w.subject.facts.get("mtu_below")
+            if not isinstance(below, int):
+                continue
+            others = [o for o in by_sender[w.subject.sender] if o is not w]
+            w.subject.facts["other_receivers_large_ok"] = sum(1 for o in others if (o.mtu_at_least or 0) >= below)
+            w.subject.facts["other_receivers_broken"] = sum(1 for o in others if o.mtu_below_by_loss is not None)
+
+    # ------------------------------------------------------------ ids and rows
+
+    def _finish(self, drafts: list[Draft], ledgers: list[paths.PathLedger], weighed: list[paths.Weighed]) -> c.Case:
+        run = self.run
+        named = {k for d in drafts for k in d.connections}
+        listed = [t for t in self.talks if self._is_listed(t) or t.key in named]
+        conn_id = {t.key: i for i, t in enumerate(listed, 1)}
+        records = [m for t in listed for m in t.mails]
+        mail_id = {m.key: i for i, m in enumerate(records, 1)}
+        verdicts: dict[int, tuple[str, Draft]] = {}
+        for d in drafts:
+            for number in d.paths:
+                if d.verdict and number not in verdicts:
+                    verdicts[number] = (d.verdict, d)
+        case = c.Case(
+            captures=run.captures,
+            connections=[_connection(t, conn_id[t.key]) for t in listed],
+            messages=[_message(m, mail_id[m.key], conn_id[m.talk]) for m in records],
+            icmp=sorted(run.icmp, key=lambda e: (e.time_ns, e.capture, e.frame)),
+            services=dict(run.services),
+            counts=dict(run.counts),
+            interrupted=run.interrupted,
+        )
+        case.paths = [
+            _path(number, ledger, w, verdicts.get(number), conn_id)
+            for number, (ledger, w) in enumerate(zip(ledgers, weighed, strict=True), 1)
+            if any(k in conn_id for k in ledger.connections)
+        ]
+        path_id = {p.id: i for i, p in enumerate(case.paths, 1)}
+        for p in case.paths:
+            p.id = path_id[p.id]
+        case.findings = [_finding(i, d, conn_id, mail_id, path_id) for i, d in enumerate(drafts, 1)]
+        from .summary import limits, summarize
+
+        case.summary = summarize(case)
+        case.limits = limits(case)
+        return case
+
+    def _is_listed(self, t: mails.Talk) -> bool:
+        return t.dialogue.is_smtp or t.server[1] in self.run.options.ports
+
+
+def _connection(t: mails.Talk, number: int) -> c.Connection:
+    d = t.dialogue
+    vantage: dict[str, c.Vantage] = {"at_sender": "client-side", "at_receiver": "server-side", "middle": "middle"}
+    return c.Connection(
+        id=number,
+        client=c.Endpoint(*t.client),
+        server=c.Endpoint(*t.server),
+        start_ns=t.start_ns,
+        end_ns=t.end_ns,
+        frame_count=t.frame_count,
+        handshake_seen=t.handshake_seen,
+        closed_by=t.closed_by,  # type: ignore[arg-type]
+        tls=d.tls,
+        banner=t.banner_text,
+        vantage=vantage.get(t.at, "unknown"),
+        first_frame=c.Frame(*t.first_frame),
+        is_smtp=d.is_smtp,
+        client_name=d.client_name,
+        phase=d.phase,
+        ehlo_keywords=d.keywords,
+        client_mss=t.client_mss,
+        server_mss=t.server_mss,
+        rtt_s=t.rtt_s,
+        client_bytes=t.client_bytes,
+        server_bytes=t.server_bytes,
+    )
+
+
+def _message(m: mails.MailRecord, number: int, connection: int) -> c.Message:
+    terminator = None
+    if m.cuts is not None:
+        terminator = c.Terminator(
+            m.cuts.pieces, m.cuts.cut_at, bool(m.cuts.inferred), tuple(c.Frame(*f) for f in m.end_frames)
+        )
+    return c.Message(
+        id=number,
+        connection=connection,
+        index=m.index,
+        mail_from=m.mail_from,
+        recipients=m.recipients,
+        size=m.size,
+        via=m.via,  # type: ignore[arg-type]
+        terminator=terminator,
+        reply_code=m.reply_code,
+        outcome=m.outcome,  # type: ignore[arg-type]
+        size_estimated=m.size_estimated,
+        start_ns=m.start_ns,
+        end_ns=m.end_ns,
+        reply_delay_s=m.reply_delay_s,
+        largest_packet_bytes=m.largest_packet_bytes,
+    )
+
+
+def _path(
+    number: int, ledger: paths.PathLedger, w: paths.Weighed, verdict: tuple[str, Draft] | None, conn_id: dict[int, int]
+) -> c.Path:
+    """The row of paths[]: a loss bounds the MTU from above only where a rule found that size decides."""
+    name = verdict[0] if verdict else None
+    by_size = name in ("black-hole", "icmp-ignored", "recovered", "pmtud-working")
+    below = w.mtu_below_by_loss if by_size else None
+    if w.icmp_mtu:
+        below = min(below, w.icmp_mtu + 1) if below is not None else w.icmp_mtu + 1
+    at_least = w.mtu_at_least
+    if at_least is None and not by_size:
+        at_least = max(ledger.delivered, default=None)
+    if below is not None and at_least is not None and at_least >= below:
+        at_least = max((s for s in ledger.delivered if s < below), default=None)
+    facts = w.subject.facts
+    vantage: dict[Any, c.Vantage] = {"at_sender": "client-side", "at_receiver": "server-side", "middle": "middle"}
+    if facts.get("sender_is") == "server":
+        vantage = {"at_sender": "server-side", "at_receiver": "client-side", "middle": "middle"}
+    if name is None:
+        name = "no-fault" if ledger.delivered else "unknown"
+    return c.Path(
+        id=number,
+        sender=ledger.sender,
+        receiver=ledger.receiver,
+        verdict=name,  # type: ignore[arg-type]
+        mtu_at_least=at_least,
+        mtu_below=below,
+        icmp_mtu=w.icmp_mtu,
+        links=paths.links_for(at_least, below),
+        connections=tuple(sorted(conn_id[k] for k in ledger.connections if k in conn_id)),
+        messages_stuck=len(w.stuck_messages),
+        sizes=tuple(c.SizeFate(*s) for s in w.sizes),
+        icmp_frames=tuple(c.Frame(*f) for f in w.icmp_frames),
+        vantage=vantage.get(facts.get("captured_at"), "unknown"),
+    )
+
+
+def _finding(number: int, d: Draft, conn_id: dict[int, int], mail_id: dict[int, int], path_id: dict[int, int]) -> c.Finding:
+    evidence = tuple(
+        c.Evidence(
+            conn_id.get(e["connection"]) if e.get("connection") is not None else None,
+            tuple(c.Frame(*f) for f in e["frames"]),
+            e["display_filter"],
+            e["note"],
+        )
+        for e in d.evidence
+    )
+    return c.Finding(
+        id=number,
+        rule=d.rule,
+        title=d.title,
+        role=d.role,  # type: ignore[arg-type]
+        explained_by=d.explained_by + 1 if d.explained_by is not None else None,
+        severity=d.severity,  # type: ignore[arg-type]
+        confidence=d.confidence,  # type: ignore[arg-type]
+        scope=d.scope,  # type: ignore[arg-type]
+        sender=d.sender,
+        receiver=d.receiver,
+        connections=tuple(sorted(conn_id[k] for k in d.connections if k in conn_id)),
+        messages=tuple(sorted(mail_id[k] for k in d.messages if k in mail_id)),
+        paths=tuple(sorted(path_id[k] for k in d.paths if k in path_id)),
+        evidence=evidence,
+        facts={k: list(v) if isinstance(v, tuple) else v for k, v in d.facts.items()},
+        explanation=d.explanation,
+        against=d.against,
+        rivals=tuple(c.Rival(*r) for r in d.rivals),
+        remedies=tuple(c.Remedy(a.who, a.host, a.what, a.commands, a.check) for a in d.remedies),  # type: ignore[arg-type]
+        fingerprint=d.fingerprint,
+    )
