@@ -285,7 +285,7 @@ def _word(group: _Group, fingerprint_key: bytes | None) -> Draft:
         messages=tuple(sorted(group.messages)),
         paths=tuple(sorted(group.paths)),
         evidence=_evidence(group),
-        facts={name: facts.get(name) for name in rule.facts},
+        facts=_shown(rule, facts),
         explanation=" ".join(texts),
         against=_distinct(text for one in group.hits for text in one.subject.against) if rule.weighing else (),
         rivals=_distinct(rival for one in group.hits for rival in one.subject.rivals) if rule.weighing else (),
@@ -310,6 +310,22 @@ def _facts_of(group: _Group) -> dict[str, Value]:
             counts = [value for hit in group.hits if isinstance(value := hit.facts.get(name), int)]
             facts[name] = sum(counts) if counts else None
     return facts
+
+
+def _shown(rule: Rule, facts: Mapping[str, Value]) -> dict[str, Value]:
+    """What the finding shows: the facts that the rule names for it (None: not seen), and what else it used and was seen."""
+    beside = {
+        "sender",
+        "receiver",
+        "connections_count",
+        "messages_count",
+        "paths_count",
+    }  # fields of the finding itself
+    return {
+        name: facts.get(name)
+        for name in rule.uses
+        if name not in beside and (name in rule.facts or facts.get(name) is not None)
+    }
 
 
 def _same(group: _Group, end: str) -> bool:

@@ -29,7 +29,7 @@ MERGES = ("endpoints", "receiver", "sender", "nothing")
 SHARINGS = ("messages", "connections", "paths", "endpoints", "receiver")
 MAX_RULES = 1_000  # a pack of one's own has a handful; this keeps a wrong folder from being read for minutes
 
-_ID = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+RULE_ID = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 REQUIRED = ("id", "about", "title", "role", "subject", "scope", "when", "grades", "explanation", "remedies", "examples")
 OPTIONAL = (
@@ -95,7 +95,8 @@ class Rule:
     explained_by: tuple[tuple[str, str], ...] = ()  # (what they must share, cause rule), in order
     evidence: frozenset[str] | None = None  # topics that it shows; None: all
     weighing: bool = False  # show what speaks against, and the rivals
-    facts: tuple[str, ...] = ()  # shown in the finding: those it uses, and those it names for that
+    facts: tuple[str, ...] = ()  # shown in the finding, also when not seen
+    uses: tuple[str, ...] = ()  # all facts that it names anywhere; shown when seen
     references: tuple[str, ...] = ()
     false_positives: tuple[str, ...] = ()
     lines: int = 0  # line of the id, for messages about the whole pack
@@ -200,9 +201,8 @@ def build(root: Node) -> Rule:
     explanation = tuple(template(node, scope, "explanation") for node in keys["explanation"].sequence("explanation"))
     remedies = tuple(_remedy(node, scope) for node in keys["remedies"].sequence("remedies", at_least=0))
     fires_on, quiet_on = _examples(keys["examples"])
-    if "facts" in keys:
-        for node in keys["facts"].sequence("facts"):
-            scope.fact(node.text("facts"), node)
+    shown = keys["facts"].sequence("facts") if "facts" in keys else []
+    facts = tuple(scope.fact(node.text("facts"), node).name for node in shown)
     one_host_from = _host_threshold(keys.get("one_host_from"), scope)
     for name in thresholds:
         if name not in scope.used_thresholds:
@@ -230,7 +230,8 @@ def build(root: Node) -> Rule:
         explained_by=_explained_by(keys.get("explained_by"), role, grades),
         evidence=_topics(keys.get("evidence")),
         weighing=keys["weighing"].flag("weighing") if "weighing" in keys else False,
-        facts=tuple(name for name in VOCABULARY[scope.kind] if name in scope.used_facts),
+        facts=facts,
+        uses=tuple(name for name in VOCABULARY[scope.kind] if name in scope.used_facts),
         references=keys["references"].texts("references") if "references" in keys else (),
         false_positives=keys["false_positives"].texts("false_positives") if "false_positives" in keys else (),
         lines=keys["id"].line,
@@ -239,7 +240,7 @@ def build(root: Node) -> Rule:
 
 def _rule_id(node: Node) -> str:
     rule_id = node.text("id")
-    if not _ID.fullmatch(rule_id) or len(rule_id) > 60:
+    if not RULE_ID.fullmatch(rule_id) or len(rule_id) > 60:
         node.fail(f"an id is lower-case words joined by '-'; not {node.kind}")
     return rule_id
 
