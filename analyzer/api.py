@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -38,17 +38,20 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-def analyze(captures: PathLike | Sequence[PathLike], **options: Any) -> Case:
+def analyze(
+    captures: PathLike | Sequence[PathLike], *, progress: Callable[[int], None] | None = None, **options: Any
+) -> Case:
     """One case out of one or several captures: files, folders, globs, `-` for stdin, fsspec URLs.
 
     The options are the fields of `analyzer.analysis.Options`: ports, all_tcp, rules, max_bytes, jobs, ...
+    `progress` is called now and then with the number of frames read so far.
     What cannot be read does not raise: it stands in `case.captures` (complete is False there) and in `case.data.limits`.
     """
     from . import analysis
 
     paths = [captures] if isinstance(captures, str | os.PathLike) else list(captures)
     chosen = make_options(analysis.Options, options)
-    return Case(analysis.analyze([os.fspath(path) for path in paths], chosen), chosen)
+    return Case(analysis.analyze([os.fspath(path) for path in paths], chosen, progress), chosen)
 
 
 def make_options(kind: type[Options], given: dict[str, Any]) -> Options:

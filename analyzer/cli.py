@@ -10,8 +10,9 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,7 +66,10 @@ def analyze(args: argparse.Namespace) -> int:
 
     wanted = {name: target for name in DOCUMENTS if (target := getattr(args, name)) is not None}
     _check_targets(wanted)
-    case = api.analyze(args.captures, **_options(args))
+    if args.plots and "-" in args.captures:
+        raise UsageError("--plots reads packets again, which stdin does not allow; name a file instead of -")
+    with _progress(quiet=args.quiet) as progress:
+        case = api.analyze(args.captures, progress=progress, **_options(args))
     for capture in case.data.captures:
         for problem in capture.problems:
             _warn(f"{capture.path}: {problem}")
@@ -298,6 +302,26 @@ def _write(text: str, target: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             raise
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """A line on stderr with the frames read so far, renewed in place and gone at the end; only on a terminal."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    shown_at = time.monotonic()  # nothing is shown for what takes less than a quarter of a second
+
+    def show(frames: int) -> None:
+        nonlocal shown_at
+        if (now := time.monotonic()) - shown_at > 0.25:
+            shown_at = now
+            print(f"\r{frames:,} frames read\x1b[K", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _warn(message: str) -> None:

@@ -72,7 +72,7 @@ def schema() -> Schema:
         "remedies": {"type": "array", "items": _remedy()},
         "references": _TEXTS,
         "false_positives": _TEXTS,
-        "examples": _closed(dict.fromkeys(("fires_on", "quiet_on"), {"type": "array", "items": _TEXT}), ()),
+        "examples": _closed({key: {"type": "array", "items": _TEXT} for key in ("fires_on", "quiet_on")}, ()),
     }
     assert set(properties) == {*REQUIRED, *OPTIONAL}
     return {

@@ -411,15 +411,20 @@ def _overlaps(seq: Ints, end: Ints, data: Bools, direction: Ints) -> tuple[Bools
     if not len(rows):
         return resend, once
     d = direction[rows] * _FAR
-    top = np.maximum.accumulate(end[rows] + d)
+    start, stop = seq[rows] + d, end[rows] + d
     again = np.zeros(len(rows), bool)
-    again[1:] = seq[rows][1:] + d[1:] < top[:-1]
     # the highest end may belong to the direction before: then it is below this one's numbers
-    low = np.minimum.accumulate((seq[rows] + d)[::-1])[::-1]
-    later = np.zeros(len(rows), bool)
-    later[:-1] = low[1:] < end[rows][:-1] + d[:-1]
+    again[1:] = start[1:] < np.maximum.accumulate(stop)[:-1]
     resend[rows] = again
-    once[rows] = ~again & ~later
+    once[rows] = True
+    if again.any():
+        # in order of sequence numbers a row shares bytes with another one if it does with its neighbours
+        order = np.argsort(start, kind="stable")
+        a, b = start[order], stop[order]
+        shared = np.zeros(len(rows), bool)
+        shared[1:] = np.maximum.accumulate(b)[:-1] > a[1:]
+        shared[:-1] |= a[1:] < b[:-1]
+        once[rows[order[shared]]] = False
     return resend, once
 
 
