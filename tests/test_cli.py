@@ -44,7 +44,7 @@ def analysed(monkeypatch: pytest.MonkeyPatch) -> Any:
     def use(outcome: case.Case | BaseException) -> dict[str, Any]:
         seen: dict[str, Any] = {}
 
-        def analyze(captures: list[str], **options: Any) -> api.Case:
+        def analyze(captures: list[str], *, progress: None, **options: Any) -> api.Case:
             seen.update(options, captures=captures)
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -117,6 +117,7 @@ def test_every_failure_is_one_line(
         (["analyze", "x", "--fail-on", "bad"], "invalid choice: 'bad'"),
         (["analyze", "x", "--json", "no-such-folder/x.json"], "there is no folder no-such-folder"),
         (["analyze", "x", "--json", "."], "this is a folder"),
+        (["analyze", "-", "--plots", "plots"], "name a file instead of -"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
