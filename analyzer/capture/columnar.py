@@ -44,14 +44,14 @@ from .exact import (
 from .framing import Records
 from .packets import COLUMNS, Array, PacketTable
 from .walk import sliding
-from .wanted import GREETINGS, Tally, Wanted
+from .wanted import GREETINGS, Tally, Wanted, is_greeting
 from .windows import Bytes
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-# What the network sieve looks at: Ethernet header, IPv6 header, and the first 14 bytes of TCP.
-SIEVE_BYTES = 72
+# What the network sieve looks at: the longest link header (cooked v2, 20), the IPv6 header, and TCP up to its flags.
+SIEVE_BYTES = 20 + 40 + 16
 MAPPED = np.uint64(0xFFFF << 32)  # IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2)
 MAX_TAGS = 2
 
@@ -251,7 +251,7 @@ class _Sieve:
 
     def _below_tag(self, rows: Rows, at: Rows, captured: Array, tags: int) -> None:
         """IEEE 802.1Q: two bytes of priority and VLAN, then the next ethertype; `at` is behind it."""
-        fields = Fields(self.records.buffer, at - 2, SIEVE_BYTES - 8)
+        fields = Fields(self.records.buffer, at - 2, 2 + 40 + 16)
         self.network(fields.skip(2), rows, at, fields.u2(0).astype(np.uint16), captured, tags)
 
     def _tcp(self, tcp: Fields, rows: Rows, ip_at: Rows, mask: Mask, version: int) -> None:
@@ -266,18 +266,20 @@ class _Sieve:
             src_port, dst_port = src_port[others], dst_port[others]
             _count_other(self.tally, src_port, dst_port)
             if self.wanted.discovers:
-                self._discover(rows[others], ip_at[others] + (20 if version == 4 else 40), tcp.u1(12)[others], dst_port)
+                self._discover(rows[others], ip_at[others], version, tcp.u1(12)[others], dst_port)
 
-    def _discover(self, rows: Rows, tcp_at: Rows, offset: Array, dst_port: Array) -> None:
-        """Notes the ports that a HELO is said to. Bytes of the next record may match: those are looked at closely."""
-        at = tcp_at + (offset >> 4).astype(np.int64) * 4
-        buffer = self.records.buffer
+    def _discover(self, rows: Rows, ip_at: Rows, version: int, offset: Array, dst_port: Array) -> None:
+        """Notes the ports that a HELO is said to. Two bytes are compared for all, the rest for those that match."""
+        at = ip_at + (20 if version == 4 else 40) + (offset >> 4).astype(np.int64) * 4
+        buffer, records = self.records.buffer, self.records
         starts = sliding(buffer, ">u2")[at] & 0xDFDF  # upper case
         for i in np.flatnonzero(_GREETING_STARTS[starts]):
-            record = int(rows[i])
-            end = int(self.records.at[record] + self.records.captured[record])
-            ip_end = end  # the exact engine would stop at the IP packet's end; a greeting in the padding is none
-            if at[i] + 5 <= ip_end and buffer[at[i] : at[i] + 5].tobytes().upper() in GREETINGS:
+            record, ip = int(rows[i]), int(ip_at[i])
+            told = int.from_bytes(buffer[ip + 2 : ip + 4]) if version == 4 else int.from_bytes(buffer[ip + 4 : ip + 6])
+            end = int(records.at[record] + records.captured[record])
+            if told:  # what follows the IP packet is padding, or the next record
+                end = min(end, ip + told + (0 if version == 4 else 40))
+            if at[i] + 5 <= end and is_greeting(buffer[at[i] : at[i] + 5].tobytes()):
                 self.tally.greeted.add(int(dst_port[i]))
 
 
