@@ -1,4 +1,4 @@
-"""The examples in the project's Markdown files: found, run, and (by `make docs`) written anew.
+"""The examples in the project's Markdown files: found, run, and (by `make docs`) written anew; the README's picture too.
 
 In a ```console block every line that begins with `$ ` is a command, and what follows is its output, stdout and stderr
 together; a line `...` stands for any lines. A block of `python` is run as a script. Other blocks (`sh`, `yaml`, ...) are
@@ -56,8 +56,18 @@ def matches(shown: str, printed: str) -> bool:
     return re.fullmatch(pattern, "".join(line.rstrip() + "\n" for line in printed.splitlines())) is not None
 
 
+def shortened(shown: str, printed: str) -> str:
+    """The output, cut as the document cuts it: as many lines before and after a `...`."""
+    lines = shown.splitlines()
+    if "..." not in lines:
+        return printed
+    head, tail = lines.index("..."), len(lines) - lines.index("...") - 1
+    new = printed.splitlines()
+    return "\n".join([*new[:head], "...", *(new[-tail:] if tail else [])]) + "\n"
+
+
 def renew(text: str) -> str:
-    """The document with every output as it is now; outputs that hold `...` are left alone when they still match."""
+    """The document with every output as it is now; an output that is still true is left alone."""
 
     def block(match: re.Match[str]) -> str:
         language, body = match.groups()
@@ -66,13 +76,26 @@ def renew(text: str) -> str:
         lines = []
         for command in commands(body):
             printed = run(command.line)
-            lines.append(f"$ {command.line}\n{command.output if matches(command.output, printed) else printed}")
+            lines.append(f"$ {command.line}\n{command.output if matches(command.output, printed) else shortened(command.output, printed)}")
         return f"```console\n{''.join(lines)}```"
 
     return BLOCK.sub(block, text)
 
 
+def draw_pictures() -> None:
+    """The README's picture, for light and for dark pages."""
+    import analyzer
+    from analyzer.report import plots
+
+    case = analyzer.analyze(ROOT / "sample_pcaps" / "blackhole-1400.sender.pcap")
+    trace = case.trace(1)
+    for name, dark in (("blackhole-1400.svg", False), ("blackhole-1400-dark.svg", True)):
+        drawn = plots.figure(lambda ax=None, dark=False: plots.sequence(trace, ax, dark=dark), dark=dark)
+        (ROOT / "docs" / name).write_bytes(plots.image(drawn, "svg"))
+
+
 if __name__ == "__main__":
+    draw_pictures()
     for document in DOCUMENTS:
         old = document.read_text(encoding="utf-8")
         if (new := renew(old)) != old:
