@@ -18,6 +18,8 @@ from .detect import mails, paths
 from .detect.engine import Draft, judge
 from .detect.facts import Subject
 from .detect.rule import load
+from .smtp.dialogue import Mail
+from .smtp.terminator import LENGTH
 from .tcp.connections import Group, Tracker
 from .tcp.delivery import Trace, measure
 from .tcp.path_mtu import examine
@@ -192,7 +194,8 @@ class _Analysis:
             tls_start = talk.dialogue.tls_client_start
             lost = self._lost_at(sighting)
             handshake = tls_start is not None and lost is not None and lost >= tls_start and not any(m.in_data for m in talk.mails)
-            ledger.add(paths.View(key, trace, sighting, sender_is, tuple(stuck), handshake, talk.stream))
+            at_end = sender_is == "client" and lost is not None and any(_in_terminator(m, lost) for m in talk.dialogue.mails)
+            ledger.add(paths.View(key, trace, sighting, sender_is, tuple(stuck), handshake, at_end, talk.stream))
 
     @staticmethod
     def _lost_at(sighting: Any) -> int | None:
@@ -202,6 +205,11 @@ class _Analysis:
         if sighting.hole is not None and sighting.hole.filled_ns is None:
             return int(sighting.hole.seq)
         return None
+
+
+def _in_terminator(mail: Mail, offset: int) -> bool:
+    """The stuck bytes begin inside `.CRLF`: what a PIX swallows, and no packet of that size is lost for its size."""
+    return mail.terminator_end is not None and mail.terminator_end - LENGTH + 3 <= offset < mail.terminator_end
 
 
 class _Verdict:

@@ -92,6 +92,7 @@ stuck_ip_bytes               | int   | bytes | IP size on the wire of the stuck 
 stuck_df                     | bool  |       | "don't fragment" set on the stuck packet (IPv6: always)
 stuck_acked                  | bool  |       | the stuck range was ACKed or SACKed at any time, with no smaller packet that could have carried it
 stuck_at_handshake           | bool  |       | what is stuck is a TLS handshake message, before any mail
+stuck_at_end_of_mail         | bool  |       | what is stuck is a piece of the end of a mail, CR LF . CR LF, cut off from the rest
 stuck_at_bytes               | int   | bytes | offset of the stuck range in its stream
 smallest_lost_bytes          | int   | bytes | IP size of the smallest packet that was lost again and again while smaller ones passed
 largest_delivered_bytes      | int   | bytes | largest IP packet unambiguously delivered (no ambiguous resend, no offloaded frame) and still fresh
@@ -144,6 +145,7 @@ hole_connections             | int   |       | connections with such a hole
 later_bytes_or_jumped_ack    | bool  |       | bytes beyond the hole arrived, or a pure ACK whose sequence number has jumped over it
 hole_filled                  | bool  |       | the missing bytes came after all
 hole_fits_segments           | bool  |       | the hole's length is a multiple of the segment size
+hole_segments                | int   |       | how many full segments the hole is, if it fits
 hole_after_go_ahead          | bool  |       | the hole begins where large data first leaves: after the 354, after STARTTLS, in a BDAT chunk
 peer_resend_answered         | bool  |       | what the receiver of the data sent again was answered: small packets pass both ways
 outage_s                     | float | s     | how long nothing of any size got through, in either direction

@@ -64,6 +64,7 @@ class View(NamedTuple):
     sender_is: str  # "client" or "server"
     stuck_messages: tuple[int, ...]
     in_tls_handshake: bool
+    at_end_of_mail: bool  # what is stuck is a piece of CR LF . CR LF, cut off from the rest
     display: str  # display filter of the connection
 
 
@@ -195,9 +196,6 @@ class _Weighing:
         f["connections_total"] = len(p.connections)
         f["mails_total"] = len(p.messages)
         f["rtt_s"] = p.rtt_s
-        f["sent_segments"], f["lost_segments"] = p.sent_segments, p.lost_segments
-        f["loss_ratio"] = p.lost_segments / p.sent_segments if p.sent_segments else 0.0
-        f["delayed_mail_s"] = p.delayed_s
         f["mss_announced"], f["mss_own"] = p.mss_peer, p.mss_own
         f["df_off_packets"] = p.df_off
         f["df_cleared"] = bool(p.df_off and p.df_on)
@@ -213,7 +211,6 @@ class _Weighing:
             self._hole(hole_view)
         at_least, below = self._bracket(main_view, hole_view, route_changed_ns)
         self._outage(main_view)
-        self._loss()
         icmp_views = [(v, i) for v in p.views for i in v.sighting.icmp if i.suspicion is None]
         mtus = [i.error.mtu for _, i in icmp_views if i.error.mtu]
         icmp_mtu = min(mtus) if mtus else None
@@ -221,7 +218,8 @@ class _Weighing:
         if at_least is not None and total_below is not None and at_least >= total_below:
             at_least = self._largest_delivered(None, total_below)
         f["mtu_at_least"], f["mtu_below"] = at_least, total_below
-        f["links"] = links_for(at_least, total_below)
+        f["links"] = links_for(at_least, total_below) or None
+        self._loss(total_below)
         kind = "stuck" if main_view else "hole" if hole_view else "sizes"
         subject = Subject(
             kind="path",
@@ -327,6 +325,7 @@ class _Weighing:
         f["fragments_seen"] = bool((d.table.fragments > 0).any())
         f["largest_sent_bytes"] = int(d.ip_bytes[~d.offloaded].max()) if (~d.offloaded).any() else None
         f["peer_resends"] = s.peer_resends
+        f["stuck_at_end_of_mail"] = view.at_end_of_mail
         f["both_directions_silent"] = s.peer_silent
         passed = [x for x in s.small_passed if x.size < size]
         failed_sizes = self._really_failed(s, passed)
@@ -497,6 +496,7 @@ class _Weighing:
         f["later_bytes_or_jumped_ack"] = True
         f["hole_filled"] = hole.filled_ns is not None
         f["hole_fits_segments"] = hole.fits_segments
+        f["hole_segments"] = hole.segments
         f["stuck_connections"] = f["hole_connections"]
         f["stuck_messages"] = len(self.stuck_messages)
         if hole.peer_resend_answered is not None:
@@ -626,11 +626,17 @@ class _Weighing:
             f["outage_ended"] = main.acked_ns is not None
             self._add("outage", main_view, refs(s.direction, main.rows), f"sent {len(main.rows)} times; nothing of any size got through")
 
-    def _loss(self) -> None:
+    def _loss(self, below: int | None) -> None:
+        """Losses that have nothing to do with size: those of packets above the path MTU are left out."""
         p, f = self.p, self.facts
-        if "loss_size_blind_p" in f and f["loss_size_blind_p"] is not None:
-            return
-        if not p.lost:
-            return
-        middle = sorted([*p.delivered, *p.lost])[len({*p.delivered, *p.lost}) // 2]
-        f["loss_size_blind_p"] = self._blind_p(max(middle, 600), 0)
+        for_size = sum(n for z, (n, *_) in p.lost.items() if below is not None and z >= below)
+        # a swallowed end of mail is no accident of the line either
+        swallowed = sum(len(v.sighting.main.rows) for v in p.views if v.at_end_of_mail and v.sighting.main)
+        lost = max(p.lost_segments - for_size - swallowed, 0)
+        f["sent_segments"], f["lost_segments"] = p.sent_segments, lost
+        f["loss_ratio"] = lost / p.sent_segments if p.sent_segments else 0.0
+        f["delayed_mail_s"] = p.delayed_s if lost else 0.0
+        if f.get("loss_size_blind_p") is None and p.lost:
+            sizes = sorted({*p.delivered, *p.lost})
+            # large and small: above and below the middle of the sizes that occur, at least the 576 that all links carry
+            f["loss_size_blind_p"] = self._blind_p(max(sizes[len(sizes) // 2], 576), 0)

@@ -83,6 +83,7 @@ class Hole:
     filled_ns: int | None
     fill_sizes: list[int]
     fits_segments: bool
+    segments: int | None  # how many full ones, if it fits
     lost_ip_bytes: int  # no lost packet was larger than this; the full size when the hole is full segments
     peer_resend_answered: bool | None
 
@@ -496,7 +497,8 @@ def _hole(
         lost = full[1]
     _, proofs, failed = _peer_resend_verdict(d, since - 1, until)
     answered = True if proofs else (False if failed else None)
-    return Hole(at, length, since, until, later, later_rows, filled_ns, fill_sizes, fits, lost, answered)
+    segments = length // full[0] if fits and full is not None else None
+    return Hole(at, length, since, until, later, later_rows, filled_ns, fill_sizes, fits, segments, lost, answered)
 
 
 def examine(trace: Trace, capture_end_ns: int) -> tuple[Sighting, Sighting]:
