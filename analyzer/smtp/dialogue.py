@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 from . import grammar
@@ -270,11 +270,6 @@ class _Reading:
             count = self.count_replies(limit)
             for _ in range(self.answered_inside(gap, count)):
                 machine.skip()
-            if machine.owed < count and oldest.verb != CONNECT:
-                # More replies than requests: the first ones end what the gap began.
-                for _ in range(count - max(machine.owed, 1)):
-                    self.ahead[0] = self.ahead[0]._replace(gap=None)
-                    self.feed(self.ahead[0].reply, asked=False)
         return self.gap_settled()
 
     def gap_settled(self) -> bool:
@@ -299,10 +294,10 @@ class _Reading:
         gets. A request that was sent when the client had seen the end of the gap was not answered inside.
         """
         requests = self.machine.requests
-        most = 0
+        most: int = 0
         for request in requests:
-            start = self.start_of(request)
-            seen = None if start is None else self.client_view.peer_at(start)
+            end = self.end_of(request)
+            seen = None if end is None else self.client_view.peer_at(end - 1)
             if seen is not None and seen >= gap.end:
                 break
             most += 1
@@ -310,16 +305,11 @@ class _Reading:
         if len(requests) > _ALIGN_LIMIT:
             return likeliest
         codes = [read.reply.code for read in islice(self.ahead, min(count, len(requests)))]
-        for skipped in [*range(likeliest, -1, -1), *range(likeliest + 1, most + 1)]:
+        for skipped in chain(range(likeliest, -1, -1), range(likeliest + 1, most + 1)):
             pairs = zip(islice(requests, skipped, None), codes, strict=False)
             if all(grammar.may_answer(request.verb, code) for request, code in pairs):
                 return skipped
         return likeliest
-
-    def start_of(self, request: Request) -> int | None:
-        """Offset of the request's last byte but one, None when it has none: when that was sent, it was sent."""
-        end = self.end_of(request)
-        return None if end is None else end - 1
 
     # ------------------------------------------------------------ the client's side
 
@@ -347,15 +337,23 @@ class _Reading:
         """TLS without a STARTTLS and its reply before it; then everything behind is TLS."""
         head = self.client.peek(2)
         commands = self.out.commands
-        asked = bool(commands) and commands[-1].verb in _STARTTLS and commands[-1].reply is None
+        asked = self.last_unanswered(_STARTTLS)
         first = not commands and not self.bodies
         if not (head in _TLS_RECORD if self.lost else head in _TLS_HANDSHAKE and (first or asked)):
             return False
         in_clear = bool(commands or self.bodies or self.out.replies or self.ahead)
-        self.begin_tls("starttls" if in_clear else "implicit", self.client.pos, self.replies.cursor.next_start)
+        replies = self.out.replies
+        server_start = replies[-1].end if replies else self.server_view.start
+        self.begin_tls("starttls" if in_clear else "implicit", self.client.pos, server_start)
+        self.replies.foreign_lines = 0  # they were TLS
         if not in_clear and self.lost:
             self.note("TLS began before the capture: whether by STARTTLS cannot be told")
         return True
+
+    def last_unanswered(self, verbs: tuple[str, ...]) -> bool:
+        """True when the last command is one of `verbs` and no reply to it was seen."""
+        commands, answers = self.out.commands, self.machine.shape.answers
+        return bool(commands) and commands[-1].verb in verbs and answers[-1] is None
 
     def looks_like_a_mail(self) -> bool:
         line = self.client.line()
@@ -369,9 +367,7 @@ class _Reading:
         cursor.move(line.end)
         in_auth = self.machine.shape.expect is Expect.AUTH
         said = grammar.Command(grammar.AUTH_RESPONSE, "") if in_auth else grammar.command(line.text)
-        commands = self.out.commands
-        unanswered_auth = bool(commands) and commands[-1].verb in _AUTH and commands[-1].reply is None
-        if unanswered_auth and not grammar.is_unmistakable(line.text):
+        if self.last_unanswered(_AUTH) and not grammar.is_unmistakable(line.text):
             said = grammar.Command(grammar.AUTH_RESPONSE, "")
         if not line.whole:
             cut = grammar.cut_off(line.text)
@@ -404,7 +400,7 @@ class _Reading:
         same_flight = (
             terminator is not None and (at := view.peer_at(start)) is not None and at == view.peer_at(terminator)
         )
-        lines, last = 0, start
+        lines, last, bare_lf = 0, start, cursor.bare_lf
         while not cursor.done and cursor.pos < end and (line := cursor.line()) is not None:
             if terminator is not None and line.start > terminator:
                 break
@@ -414,6 +410,7 @@ class _Reading:
             if line.whole:
                 lines, last = lines + 1, line.start
             cursor.move(line.end)
+        cursor.bare_lf = bare_lf  # those were no commands
         if terminator is not None:
             cursor.move(terminator)
             self.lost = False
@@ -452,7 +449,7 @@ class _Reading:
                 behind_gap = True
                 if self.ended_before(cursor.pos, gap_start):
                     return self.end_unseen(start, seen_from)
-            found = self.end_in_piece(start, behind_gap)
+            found = self.end_in_piece(behind_gap)
             if found is not None:
                 end, terminator_end, size_end = found
                 size = None if start is None else size_end - start
@@ -473,10 +470,12 @@ class _Reading:
         known = self.client_view.peer_at(pos)
         if final is None or known is None or known < final[0].end:
             return False
-        # A refusal that the server sent before the gap came early: the mail goes on.
-        return final[0].code < 400 or final[1] is None or final[1] > gap_start
+        reply, received = final
+        if received is None:
+            return reply.code < 400 and not self.machine.owed
+        return received > gap_start  # else it came early, or answers an older request: the mail goes on
 
-    def end_in_piece(self, start: int | None, behind_gap: bool) -> tuple[int, int, int] | None:
+    def end_in_piece(self, behind_gap: bool) -> tuple[int, int, int] | None:
         """Where the mail ends in this piece: (start and end of the terminator, end of the last line)."""
         cursor = self.client
         pos = cursor.pos
@@ -492,7 +491,7 @@ class _Reading:
         strict = cursor.terminator()
         strict_end = None if strict is None else strict + len(TERMINATOR)
         if strict_end is None or (bound is not None and strict_end > bound):
-            lenient = self.lenient_end(start, bound, early=final is not None and final[0].code >= 400)
+            lenient = self.lenient_end(bound, early=final is not None and final[0].code >= 400)
             if lenient is not None:
                 self.note("a mail ended by a line that only lenient servers take for the end")
                 return lenient
@@ -515,7 +514,7 @@ class _Reading:
         line = self.client.peek(skip + LINE_LIMIT)[skip:].split(b"\n", 1)
         return len(line) == 2 and grammar.is_unmistakable(line[0].removesuffix(b"\r"))
 
-    def lenient_end(self, start: int | None, bound: int | None, *, early: bool) -> tuple[int, int, int] | None:
+    def lenient_end(self, bound: int | None, *, early: bool) -> tuple[int, int, int] | None:
         """An end without CR that the server's reply, or the client's own line endings, make likely."""
         if bound is None and not self.client.bare_lf:
             return None
@@ -549,6 +548,7 @@ class _Reading:
     def begin_tls(self, tls: Tls, client_start: int, server_start: int) -> None:
         out = self.out
         out.tls, out.tls_client_start, out.tls_server_start = tls, client_start, server_start
+        self.ahead.clear()  # what looked like replies behind a gap
 
     def note(self, text: str) -> None:
         if text not in self.out.notes:

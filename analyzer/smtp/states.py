@@ -143,6 +143,7 @@ class Machine:
     def __init__(self, *, from_start: bool = True) -> None:
         self.shape = Shape()
         self._replies = 0
+        self._closing: int | None = None  # a 421 that nothing had asked for
         self._bodies = 0
         self._pending: deque[Request] = deque()
         self._mail: MailShape | None = None  # under way: its content is not complete
@@ -241,8 +242,7 @@ class Machine:
         mail.complete = complete
         shape.phase = "end-of-data" if complete else "body"
         shape.expect = Expect.COMMAND
-        if mail.ended_by != "421":
-            self._owe_final(mail, None)
+        self._owe_final(mail, None)
         self._mail = None
         return mail.bodies[-1]
 
@@ -309,11 +309,7 @@ class Machine:
         shape = self.shape
         shape.unasked.append(number)
         if code == 421:
-            # RFC 5321 3.8: the server closes, and with it the mail under way
-            mail = next((r.mail for r in self._pending if r.mail), self._mail)
-            if mail and mail.ended_by is None:
-                mail.replies.append(number)
-                mail.ended_by = "421"
+            self._closing = number
         elif self._certain:
             pass  # an oddity of the server
         elif code == 354:
@@ -329,7 +325,7 @@ class Machine:
             return
         if request.verb == BODY:
             mail.replies.append(number)
-            mail.ended_by = "reply"
+            mail.ended_by = "421" if code == 421 else "reply"
         elif request.verb == "RCPT":
             if code < 300 and mail is self._mail:
                 self._accepted += 1
@@ -351,6 +347,11 @@ class Machine:
     # ------------------------------------------------------------ the whole
 
     def result(self) -> Shape:
-        """What the tokens so far mean."""
+        """What the tokens mean, after the last of them."""
+        if self._closing is not None:  # RFC 5321 3.8: the server closed, and with it what was under way
+            for mail in self.shape.mails:
+                if mail.ended_by is None and not mail.replies:
+                    mail.replies.append(self._closing)
+                    mail.ended_by = "421"
         self.shape.awaited = self._pending[0].verb if self._pending else None
         return self.shape
