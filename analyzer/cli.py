@@ -72,7 +72,7 @@ def analyze(args: argparse.Namespace) -> int:
         case = api.analyze(args.captures, progress=progress, **_options(args))
     for capture in case.data.captures:
         for problem in capture.problems:
-            _warn(f"{capture.path}: {problem}")
+            _tell("warning" if capture.complete else "error", f"{capture.path}: {problem}")
     for name, target in wanted.items():
         document: str = getattr(case, f"to_{name}")()
         _write(document, target)
@@ -324,19 +324,15 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[int], None] | None]:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _warn(message: str) -> None:
-    _tell(f"smtpscope: warning: {_one_line(message)}")
-
-
 def _fail(message: str, status: int) -> int:
-    _tell(f"smtpscope: error: {_one_line(message)}")
+    _tell("error", message)
     return status
 
 
-def _tell(line: str) -> None:
+def _tell(kind: str, message: str) -> None:
     """One line on stderr; where nobody listens, nothing is lost but the line."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(f"smtpscope: {kind}: {_one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _one_line(message: str) -> str:

@@ -145,7 +145,7 @@ def test_json_on_stdout_leaves_the_text_out(analysed: Any, capsys: pytest.Captur
     assert cli.main(["analyze", "x.pcap", "--json", "-"]) == 3
     out, err = capsys.readouterr()
     assert json.loads(out)["schema"] == "smtpscope/1"
-    assert err == "smtpscope: warning: x.pcap: cut off in frame 6\n"
+    assert err == "smtpscope: error: x.pcap: cut off in frame 6\n"
 
 
 def test_control_characters_do_not_reach_the_terminal(analysed: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +219,85 @@ def test_analysing_a_small_capture_imports_nothing_heavy(samples: Path) -> None:
     )
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not {"pandas", "matplotlib", "pyshark", "jinja2", "asyncio"} & loaded
+
+
+def damaged(capture: bytes) -> dict[str, bytes]:
+    """The ways in which a file can be no capture, or no whole one; by file name."""
+    record = capture[24:40]  # the first record's header: seconds, microseconds, captured, original (u4 each)
+    return {
+        "no-capture": b"hello\n",
+        "empty": b"",
+        "cut-in-the-file-header": capture[:20],
+        "cut-in-a-record-header": capture[:30],
+        "cut-in-a-record": capture[:3000],
+        "record-longer-than-the-file": capture[:24] + record[:8] + b"\xff\xff\xff\x7f" + record[12:] + capture[40:],
+        "unknown-link-type": capture[:20] + (250).to_bytes(4, "little") + capture[24:],
+    }
+
+
+@pytest.mark.parametrize("kind", damaged(b""))
+def test_a_bad_capture_is_one_line_and_status_3(smtpscope: Run, samples: Path, tmp_path: Path, kind: str) -> None:
+    """What cannot be read, or not to its end, is said in one line; the capture is not called clean."""
+    file = tmp_path / f"{kind}.pcap"
+    file.write_bytes(damaged((samples / "blackhole-1400.sender.pcap").read_bytes())[kind])
+    done = smtpscope("analyze", file)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"smtpscope: error: {file}: ")
+    assert done.stderr.count("\n") == 1
+    assert "Clean" not in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["missing.pcap", "folder", "no-match-*.pcap"])
+def test_a_missing_capture_is_one_line_and_status_3(smtpscope: Run, tmp_path: Path, kind: str) -> None:
+    """A path that does not exist, an empty folder and a pattern without a match are named."""
+    (tmp_path / "folder").mkdir()
+    done = smtpscope("analyze", tmp_path / kind)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert str(tmp_path / kind) in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_forbidden_capture_is_one_line_and_status_3(smtpscope: Run, samples: Path, tmp_path: Path) -> None:
+    """No permission is said in one line."""
+    file = tmp_path / "x.pcap"
+    file.write_bytes((samples / "blackhole-1400.sender.pcap").read_bytes())
+    file.chmod(0)
+    done = smtpscope("analyze", file)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+
+
+def test_one_bad_capture_does_not_spoil_the_others(smtpscope: Run, samples: Path, tmp_path: Path) -> None:
+    """What can be read beside a bad file is reported, with status 3."""
+    bad = tmp_path / "bad.pcap"
+    bad.write_bytes(b"hello")
+    done = smtpscope("analyze", bad, samples / "blackhole-1400.sender.pcap", "--json", "-")
+    assert done.returncode == 3
+    assert "pmtud-black-hole" in {finding["rule"] for finding in json.loads(done.stdout)["findings"]}
+
+
+def test_a_capture_without_packets_is_done(smtpscope: Run, samples: Path, tmp_path: Path) -> None:
+    """Only a file header: no SMTP is seen, and that is no error."""
+    file = tmp_path / "header.pcap"
+    file.write_bytes((samples / "blackhole-1400.sender.pcap").read_bytes()[:24])
+    done = smtpscope("analyze", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No SMTP" in done.stdout
+
+
+def test_a_capture_can_come_through_a_pipe(smtpscope: Run, samples: Path) -> None:
+    """`-` is stdin: the same findings as from the file."""
+    file = samples / "blackhole-1400.sender.pcap"
+    with file.open("rb") as stream:
+        piped = smtpscope("analyze", "-", "--json", "-", stdin=stream)
+    named = smtpscope("analyze", file, "--json", "-")
+    assert json.loads(piped.stdout)["findings"] == json.loads(named.stdout)["findings"] != []
+
+
+def test_an_answer_that_cannot_be_stored_is_one_line(smtpscope: Run, samples: Path) -> None:
+    """A file that cannot be written is wrong usage: status 2 and its name."""
+    done = smtpscope("analyze", samples / "blackhole-1400.sender.pcap", "--json", "/proc/x.json")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "/proc/x.json" in done.stderr
 
 
 def test_version(smtpscope: Run) -> None:
