@@ -130,14 +130,24 @@ def _remedy(console: Console, label: str, remedy: Remedy) -> None:
     who = wording.WHO[remedy.who] + (f" ({visible(remedy.host)})" if remedy.host else "")
     _labelled(console, label, f"{who}: {visible(remedy.what)}")
     for command in remedy.commands:
-        for line in _shell_lines(visible(command), console.width - LABEL_WIDTH - 4):
+        for line in _command_lines(command, console.width - LABEL_WIDTH - 4):
             _write(console, line, indent=LABEL_WIDTH + 4, style="green")
     if remedy.check:
         _write(console, f"check: {visible(remedy.check)}", indent=LABEL_WIDTH + 2)
 
 
-def _shell_lines(command: str, width: int) -> list[str]:
-    """A command broken with backslashes at spaces outside quotes; left whole where there is no such place."""
+def _command_lines(command: str, width: int) -> list[str]:
+    """A command as it can be pasted: what is said beside it stands above where both do not fit in one line."""
+    lines = [visible(line) for line in command.split("\n")]
+    going_on = "`" if "PowerShell" in lines[0] else "\\"
+    if len(lines) == 1 and len(lines[0]) > width and "  # " in lines[0]:
+        code, _, comment = lines[0].rpartition("  # ")
+        lines = [f"# {comment}", code]
+    return [part for line in lines for part in ([line] if line.startswith("# ") else _shell_lines(line, width, going_on))]
+
+
+def _shell_lines(command: str, width: int, going_on: str) -> list[str]:
+    """A command broken at spaces outside quotes; left whole where there is no such place."""
     lines: list[str] = []
     while len(command) > width:
         cut, quote = -1, ""
@@ -150,7 +160,7 @@ def _shell_lines(command: str, width: int) -> list[str]:
                 cut = at  # rather before an option than between it and its value
         if cut < 0:
             break
-        lines.append(command[:cut] + " \\")
+        lines.append(f"{command[:cut]} {going_on}")
         command = "    " + command[cut + 1 :]
     return [*lines, command]
 
