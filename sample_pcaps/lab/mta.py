@@ -7,6 +7,7 @@ Outcomes are the software's own words, mapped once in `outcome_of`.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -182,6 +183,7 @@ class Exim:
         self.net, self.server, self.log = net, server, net.work / "sender.maillog"
         self.base = net.work / "exim"
         (self.base / "log").mkdir(parents=True)
+        (self.base / "log").chmod(0o777)  # exim writes it under its own user
         transport = "".join(f"  {k} = {v}\n" for k, v in settings.items() if k.startswith(("hosts_", "command_", "data_", "final_")))
         top = "".join(f"{k} = {v}\n" for k, v in settings.items() if not k.startswith(("hosts_", "command_", "data_", "final_")))
         (self.base / "exim.conf").write_text(f"""\
@@ -235,6 +237,7 @@ class Sendmail:
         self.base = net.work / "sendmail"
         (self.base / "queue").mkdir(parents=True)
         (self.base / "queue").chmod(0o700)
+        (self.base / "switch").write_text("hosts files\naliases files\n")  # no DNS in here
         options = "".join(f"define(`{k}', `{v}')dnl\n" for k, v in settings.items())
         (self.base / "lab.mc").write_text(f"""\
 include(`{SENDMAIL_CF}/m4/cf.m4')dnl
@@ -243,8 +246,8 @@ define(`QUEUE_DIR', `{self.base}/queue')dnl
 define(`ALIAS_FILE', `')dnl
 define(`STATUS_FILE', `')dnl
 define(`HELP_FILE', `')dnl
+define(`confSERVICE_SWITCH_FILE', `{self.base}/switch')dnl
 define(`confPID_FILE', `{self.base}/pid')dnl
-define(`confDONT_BLAME_SENDMAIL', `GroupWritableDirPathSafe,WorldWritableDirPathSafe,NonRootSafeAddr')dnl
 define(`confDOMAIN_NAME', `mail.example.org')dnl
 define(`confTRUSTED_USERS', `root')dnl
 define(`SMART_HOST', `esmtp:[{server}]')dnl
@@ -262,7 +265,7 @@ MAILER(smtp)dnl
     def send(self, mails: list[Mail], limit_s: float) -> list[dict]:
         connections, said = [], ""
         for number, mail in enumerate(mails, 1):
-            done = self.net.run("sender", str(SENDMAIL), "-C", str(self.base / "lab.cf"), "-Am", "-odi", "-v", "-f", "anna@example.org",
+            done = self.net.run("sender", str(SENDMAIL), f"-C{self.base}/lab.cf", "-Am", "-odi", "-v", "-f", "anna@example.org",
                                 mail.recipient(number), input=mail.text(number).decode(), timeout=limit_s + 60, check=False)
             said += done.stdout + done.stderr
             last = (done.stdout + done.stderr).strip().splitlines()[-2:]
@@ -341,6 +344,7 @@ def receiver(net: Network, kind: str, settings: dict):
     return Postfix(net, "receiver", {"smtpd_tls_security_level": "none", **settings}, 25) if kind == "postfix" else ScriptServer(net, settings)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     def first(argv: list[str], pattern: str) -> str:
         try:
@@ -353,7 +357,7 @@ def versions() -> dict[str, str]:
     return {
         "postfix": "Postfix " + first(["postconf", "-hd", "mail_version"], r"(\S+)"),
         "exim": "Exim " + first([str(EXIM), "-C", "/dev/null", "-bV"], r"version (\S+)"),
-        "sendmail": "Sendmail " + first([str(SENDMAIL), "-d0.1", "-bt", "-C", "/dev/null"], r"Version (\S+)"),
+        "sendmail": "Sendmail " + first(["sh", "-c", f"dpkg-deb -f {CACHE}/debs/sendmail-bin_*.deb Version"], r"([\d.]+)"),
         "swaks": "swaks " + first(["swaks", "--version"], r"version (\S+)"),
         "smtplib": f"Python {sys.version.split()[0]} smtplib",
         "script": f"scripted server on Python {sys.version.split()[0]} sockets",
@@ -379,9 +383,9 @@ made_policy=; [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\\nexit 101\\n'
 apt-get install -qy --no-install-recommends iproute2 nftables iptables ethtool tcpdump tshark swaks openssl m4 procps postfix \\
     libidn12 libgnutls-dane0 libpcre2-8-0 liblockfile1 libldap-2.5-0 libwrap0 libsasl2-2 libdb5.3 libnsl2
 [ -z "$made_policy" ] || rm -f /usr/sbin/policy-rc.d
-id Debian-exim >/dev/null 2>&1 || adduser --system --group --no-create-home --home /nonexistent Debian-exim
-id smmta >/dev/null 2>&1 || adduser --system --group --no-create-home --home /nonexistent smmta
-id smmsp >/dev/null 2>&1 || adduser --system --group --no-create-home --home /nonexistent smmsp
+id Debian-exim >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim
+id smmta >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin smmta
+id smmsp >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin smmsp
 mkdir -p "$CACHE/debs"; cd "$CACHE/debs"
 [ -x ../exim/usr/sbin/exim4 ] && [ -x ../sendmail/usr/libexec/sendmail/sendmail ] && exit 0
 apt-get -q download exim4-daemon-light sendmail-bin sendmail-cf

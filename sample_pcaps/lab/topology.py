@@ -126,6 +126,7 @@ class Network:
 
     # -- building ----------------------------------------------------------------------------------
     def __enter__(self) -> Network:
+        self.__exit__()  # what a run that was broken off has left behind
         try:
             self._build()
         except BaseException:
