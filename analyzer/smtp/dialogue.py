@@ -327,8 +327,9 @@ class _Reading:
             return True
         if self.tls_begins():
             return False
-        if self.lost:
+        if self.lost and expect is not Expect.AUTH:
             return self.find_thread()
+        self.lost = False
         if expect is Expect.UNCLEAR and self.looks_like_a_mail():
             return self.read_body()
         return self.read_command()
@@ -404,7 +405,8 @@ class _Reading:
         while not cursor.done and cursor.pos < end and (line := cursor.line()) is not None:
             if terminator is not None and line.start > terminator:
                 break
-            if grammar.is_unmistakable(line.text) and line.whole and not (same_flight and line.start > start):
+            certain = grammar.is_unmistakable(line.text) and (line.whole or (cursor.followed and b" " in line.text))
+            if certain and not (same_flight and line.start > start):
                 self.lost = False
                 return True
             if line.whole:

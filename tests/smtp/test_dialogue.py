@@ -112,7 +112,7 @@ class TestEndOfMail:
 
     def test_a_mail_without_an_answer_is_awaited(self) -> None:
         """The dot was sent, and nothing came back: how it ended is not known."""
-        head = ONE_MAIL.split("    S: 250 2.0.0 Ok")[0]
+        head = ONE_MAIL.split("    S: 250 2.0.0 Ok", maxsplit=1)[0]
         dialogue = talk(head)
         assert dialogue.awaited == "BODY"
         assert dialogue.phase == "end-of-data"
@@ -121,7 +121,7 @@ class TestEndOfMail:
 
     def test_a_mail_that_stops_in_the_middle(self) -> None:
         """Without its dot a mail has no size, and the dialogue stays in the body."""
-        head = ONE_MAIL.split("    C: Hello.")[0]
+        head = ONE_MAIL.split("    C: Hello.", maxsplit=1)[0]
         dialogue = talk(head)
         (mail,) = dialogue.mails
         assert dialogue.phase == "body"
