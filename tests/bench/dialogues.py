@@ -43,6 +43,7 @@ class Script:
     turns: list[Turn] = field(default_factory=list)
     mails: list[Mail] = field(default_factory=list)
     tls: bool = False
+    greeter: int = 0  # which greeting and keywords: tells the servers apart
     client_bytes: int = 0
 
     def client(self, *writes: bytes, think_ns: int = 0, close: bool = False) -> None:
@@ -126,6 +127,7 @@ def conversation(
     s.client(b"EHLO relay.example.org\r\n", think_ns=think())
     keywords = MASKED_KEYWORDS if greeting == MASKED else KEYWORDS if pipelining or starttls else FEW_KEYWORDS
     s.server(keywords)
+    s.greeter = 2 * ((*GREETINGS, MASKED).index(greeting)) + (keywords == FEW_KEYWORDS)
     if starttls:
         _tls(s, rng, sizes)
         return s

@@ -33,7 +33,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from dialogues import MAILERS, MASKED, TOKEN, Mail, Script, chatter, conversation, dns, https, mail_bytes
+from dialogues import GREETINGS, MAILERS, MASKED, TOKEN, Mail, Script, chatter, conversation, dns, https, mail_bytes
 from tcp_model import ACK, CLIENT, MS, SECOND, SERVER, SYN, Exchange, Host, Packet, Path
 
 Array = npt.NDArray[Any]
@@ -43,7 +43,8 @@ BATCH = 32_768  # packets stamped at a time: some 30 MB
 LOCAL = int(IPv4Address("192.0.2.10"))  # this host's addresses (documentation range, RFC 5737)
 REMOTE = int(IPv4Address("198.18.0.1"))  # the others': benchmark range (RFC 2544)
 PLANTED = int(IPv4Address("203.0.113.0"))
-REMOTE_HOSTS = 5000
+TEMPLATE_HOSTS = 16  # remote hosts per template: 500 templates make 8000
+FLOOD_HOSTS = 20_000  # of workload F's six templates
 V6_LOCAL, V6_REMOTE = IPv6Address("2001:db8:1::"), IPv6Address("2001:db8:2::")
 VLAN_ID = 112
 QUIC = b"\x45\xc0\xff\xee\x00\x01\x02\x03\x04"  # a short header and its connection id (RFC 9000 17.3)
@@ -75,6 +76,7 @@ class Template:
     outgoing: bool = True  # the client is the capturing host
     server_port: int = 25
     remote: int | None = None  # a planted peer
+    greeter: int = 0  # which of the capturing host's servers speaks: each greets alike
     label: str = ""
     ipv6: bool = False
 
@@ -252,7 +254,7 @@ def play(
     """The script through the model; the template and what happened."""
     hosts = hosts or draw_hosts(rng, ipv6)
     exchange = Exchange(script.turns, path, *hosts, rng, horizon_ns=horizon_ns, collapse=recipe.collapse, **how)
-    t = Template(mails=script.mails, tls=script.tls, outgoing=outgoing, ipv6=ipv6)
+    t = Template(mails=script.mails, tls=script.tls, outgoing=outgoing, ipv6=ipv6, greeter=script.greeter)
     style = Format(recipe.style.pcapng, bool(rng.random() < recipe.vlan))
     builder = Builder(style, ipv6, outgoing)
     first_ns = exchange.packets[0].time_ns
@@ -340,9 +342,14 @@ def planted(rng: np.random.Generator, recipe: Recipe) -> list[Template]:
     # Black holes seen by the sender, to two destinations: large mails hang, small ones arrive.
     for octet, mtu, hung, passed in ((11, 1400, 4, 4), (12, 1476, 3, 3)):
         for i in range(passed):
-            plant(f"hole{octet}", octet, conversation(rng, "postfix", [700 + 40 * i], name="small"), mtu=mtu)
+            plant(
+                f"hole{octet}",
+                octet,
+                conversation(rng, "postfix", [700 + 40 * i], name="small", greeting=GREETINGS[0]),
+                mtu=mtu,
+            )
         for i in range(hung):
-            script = conversation(rng, "postfix", [9_000 + 14_000 * i], name="hung")
+            script = conversation(rng, "postfix", [9_000 + 14_000 * i], name="hung", greeting=GREETINGS[0])
             for mail in script.mails:
                 mail.outcome = "stuck"
             t = plant(f"hole{octet}", octet, script, mtu=mtu, horizon_ns=80 * SECOND)
@@ -350,8 +357,8 @@ def planted(rng: np.random.Generator, recipe: Recipe) -> list[Template]:
             t.notable = [first, *(k for k, again in enumerate(t.resend) if again and t.side[k] == CLIENT)]
     # One seen by the receiver: the large segments never show, the server waits and gives up.
     for i in range(2):
-        plant("hole13", 13, conversation(rng, "postfix", [800], name="small"), mtu=1452, tap=1.0)
-        script = conversation(rng, "postfix", [20_000 + 20_000 * i], name="hung")
+        plant("hole13", 13, conversation(rng, "postfix", [800], name="small", greeting=GREETINGS[0]), mtu=1452, tap=1.0)
+        script = conversation(rng, "postfix", [20_000 + 20_000 * i], name="hung", greeting=GREETINGS[0])
         for mail in script.mails:
             mail.outcome = "stuck"
         late = (60 * SECOND, b"421 4.4.2 mx.example.net Error: timeout exceeded\r\n")
@@ -515,26 +522,34 @@ def hex_words(number: Array) -> tuple[Array, Array]:
     return words[:, 0], words[:, 1]
 
 
-def make_bases(templates: Sequence[Template], which: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Each copy's addresses, ports, sequence and clock bases; no two copies share addresses and ports."""
+def make_bases(
+    templates: Sequence[Template], which: Array, hosts: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Each copy's addresses, ports, sequence and clock bases; no two copies share addresses and ports.
+
+    A template's copies are spread over `hosts` remote addresses of its own: one server always greets alike.
+    """
     n = len(which)
     bases = np.zeros((n, BASES), np.uint32)
     bases[:, ISN_C : CLOCK_S + 1] = rng.integers(0, 2**32, (n, 4), np.uint32)
-    order = np.arange(n)
-    remote = (REMOTE + order % REMOTE_HOSTS).astype(np.uint32)
-    fixed = np.array([t.remote or 0 for t in templates], np.uint32)[which]
-    remote = np.where(fixed > 0, fixed, remote)
-    local = (LOCAL + rng.integers(0, 5, n)).astype(np.uint32)
-    local[fixed > 0] = LOCAL
+    order = np.argsort(which, kind="stable")
+    uses = np.bincount(which, minlength=len(templates))
+    rank = np.empty(n, np.int64)  # of the copy among its template's
+    rank[order] = np.arange(n) - np.repeat(np.cumsum(uses) - uses, uses)
+    fixed = np.array([t.remote or 0 for t in templates])[which]
+    remote = np.where(fixed > 0, fixed, REMOTE + which * hosts + rank % hosts)
+    own = LOCAL + rng.integers(0, 5, n)
+    greeter = np.array([t.greeter for t in templates])[which]
     outgoing = np.array([t.outgoing for t in templates])[which]
+    local = np.where(fixed > 0, LOCAL, np.where(outgoing, own, LOCAL + 10 + greeter))
     bases[:, ADDR_C] = np.where(outgoing, local, remote)
     bases[:, ADDR_S] = np.where(outgoing, remote, local)
-    # For one remote host the copies count up; 7919 is prime to 28232, so their ports are all different.
-    client_port = (32768 + (order // REMOTE_HOSTS * 7919 + order % REMOTE_HOSTS * 101) % 28232).astype(np.uint32)
+    # On one remote host only `rank // hosts` differs; 7919 and 101 are prime to 28232: no port comes twice.
+    client_port = (32768 + (rank // hosts * 7919 + which * 101) % 28232).astype(np.uint32)
     server_port = np.array([t.server_port for t in templates], np.uint32)[which]
     bases[:, PORTS_CS] = client_port << 16 | server_port
     bases[:, PORTS_SC] = server_port << 16 | client_port
-    bases[:, TOKEN_HI], bases[:, TOKEN_LO] = hex_words(order)
+    bases[:, TOKEN_HI], bases[:, TOKEN_LO] = hex_words(np.arange(n))
     return bases, rng.integers(0, 65536, (n, 2)).astype(np.uint32)
 
 
@@ -607,7 +622,7 @@ def generate(name: str, size: int, out: FilePath, *, seed: int = 1, connections:
     rng = np.random.default_rng([seed, ord(name), 2])
     which = draw(rng)
     n = len(which)
-    bases, ident = make_bases(templates, which, rng)
+    bases, ident = make_bases(templates, which, FLOOD_HOSTS if name == "F" else TEMPLATE_HOSTS, rng)
     stamp = Stamp(templates, pcapng)
     seconds = max(n / rate, 60.0)
     begin = (np.sort(rng.random(n)) * seconds * SECOND).astype(np.int64)
