@@ -145,7 +145,7 @@ hole_connections             | int   |       | connections with such a hole
 later_bytes_or_jumped_ack    | bool  |       | bytes beyond the hole arrived, or a pure ACK whose sequence number has jumped over it
 hole_filled                  | bool  |       | the missing bytes came after all
 hole_fits_segments           | bool  |       | the hole's length is a multiple of the segment size
-hole_segments                | int   |       | how many full segments the hole is, if it fits
+hole_segments                | int   |       | how many full segments fit into the hole
 hole_after_go_ahead          | bool  |       | the hole begins where large data first leaves: after the 354, after STARTTLS, in a BDAT chunk
 peer_resend_answered         | bool  |       | what the receiver of the data sent again was answered: small packets pass both ways
 outage_s                     | float | s     | how long nothing of any size got through, in either direction

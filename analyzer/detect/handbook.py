@@ -60,7 +60,7 @@ remedies:
     host: "{receiver}"
     what: Look for a slow DNS or blacklist lookup before the greeting.
     commands:
-      - {on: Linux, run: "time nc {receiver} 25 </dev/null"}
+      - {for: Linux, run: "time nc {receiver} 25 </dev/null"}
     check: The greeting comes within a second.
 examples:
   fires_on: []

@@ -258,7 +258,8 @@ def _join_mail(key: int, talk: Talk, index: int, mail: Mail, trace: Trace, clien
     d = trace.c2s
     acked = d.acked
     end = mail.terminator_end if mail.terminator_end is not None else (mail.body_end if mail.complete else None)
-    begun = mail.body_start is not None or mail.via == "bdat"
+    # a go-ahead whose body never came by here counts: that is the receiver's view of a black hole
+    begun = mail.body_start is not None or mail.via == "bdat" or _go_ahead(mail)
     end_sent_ns = client.time_at(end - 1) if end is not None else None
     end_acked = (acked is not None and acked >= end) if end is not None and len(trace.s2c) else None
     final = mail.replies[-1] if mail.replies and mail.complete else None
@@ -308,6 +309,10 @@ def _join_mail(key: int, talk: Talk, index: int, mail: Mail, trace: Trace, clien
         end_alone=alone,
         body_print=_print(mail, client),
     )
+
+
+def _go_ahead(mail: Mail) -> bool:
+    return mail.data is not None and mail.data.reply is not None and mail.data.reply.code == 354
 
 
 def _answered(mail: Mail, talk: Talk, trace: Trace) -> bool | None:

@@ -283,9 +283,9 @@ def _remedy(node: Node, scope: Scope) -> RemedyTemplate:
 def _command(node: Node, scope: Scope) -> tuple[str | None, Template]:
     if node.is_text:
         return None, plain_template(node, scope, "a command")
-    keys = node.mapping("a command", required=("run",), optional=("on", "when"))
+    keys = node.mapping("a command", required=("run",), optional=("for", "when"))
     when = compile_when(keys["when"], scope) if "when" in keys else ALWAYS
-    system = keys["on"].text("on") if "on" in keys else None
+    system = keys["for"].text("for") if "for" in keys else None
     return system, plain_template(keys["run"], scope, "run", when)
 
 

@@ -121,7 +121,7 @@ def _grade() -> Schema:
 
 
 def _remedy() -> Schema:
-    command = {"anyOf": [_TEXT, _closed({"on": _TEXT, "when": _WHEN, "run": _TEXT}, ("run",))]}
+    command = {"anyOf": [_TEXT, _closed({"for": _TEXT, "when": _WHEN, "run": _TEXT}, ("run",))]}
     return _closed(
         {
             "who": _choice(WHO),
