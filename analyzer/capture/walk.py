@@ -67,10 +67,12 @@ def walk_pcapng(buffer: Bytes, start: int, end: int, order: str, stop_at: int) -
 
     A block whose two lengths differ, or cannot be a length, ends the walk as well.
     """
+    if end - start < (MIN_LANES + 1) * LANE_BYTES:
+        return _plain_pcapng(buffer, start, end, order, stop_at)
     # Behind a section header come interfaces, and maybe soon another section: the lanes are for what follows.
-    soon = min(end, start + LANE_BYTES)
+    soon = start + LANE_BYTES
     starts, after = _plain_pcapng(buffer, start, end, order, stop_at, until=soon)
-    if after < soon or end - after < MIN_LANES * LANE_BYTES:
+    if after < soon:
         return starts, after
     layout = Layout(order, 4, 0, 12)
     first = _beginnings_pcapng(buffer, after, end, order)
@@ -132,6 +134,8 @@ def _beginnings_pcap(buffer: Bytes, start: int, end: int, order: str, header_byt
     A header is plausible when it and the two after it have times near the first record's, and lengths that can be.
     """
     places = np.arange(start + LANE_BYTES, end - 2 * LANE_BYTES, LANE_BYTES)
+    if not len(places):
+        return np.array([start])
     (seconds,) = struct.unpack_from(order + "I", buffer, start)
     # The two high bytes of the seconds are compared everywhere, the rest where they match.
     highest, next_highest = (3, 2) if order == "<" else (0, 1)
@@ -155,6 +159,8 @@ def _beginnings_pcap(buffer: Bytes, start: int, end: int, order: str, header_byt
 def _beginnings_pcapng(buffer: Bytes, start: int, end: int, order: str) -> Starts:
     """The same for enhanced packet blocks: the type, and twice the same length. Blocks begin at multiples of 4 bytes."""
     places = np.arange(start + LANE_BYTES, end - 2 * LANE_BYTES, LANE_BYTES)
+    if not len(places):
+        return np.array([start])
     kind = np.ndarray((len(places), LOOK_BYTES // 4), order + "u4", buffer, int(places[0]), (LANE_BYTES, 4))
     lane, behind = np.nonzero(kind == 6)
     candidates = places[lane] + 4 * behind
