@@ -205,7 +205,8 @@ def _draw_acks(ax: Axes, theme: Theme, back: Direction, times: Any, until_s: flo
 
 def _draw_window(ax: Axes, theme: Theme, back: Direction, times: Any, high: float) -> None:
     ack = np.asarray(back.ack)
-    known = ack > np.iinfo(np.int64).min // 2
+    # the window of a SYN is never scaled (RFC 7323 2.2): it would show a limit that nobody kept to
+    known = (ack > np.iinfo(np.int64).min // 2) & ((np.asarray(back.flags) & SYN) == 0)
     edge = (ack + np.asarray(back.window_bytes))[known]
     if len(edge) and edge.min() < high:
         ax.step(times[known], np.maximum.accumulate(edge), where="post", color=theme.window, lw=1.5, ls="--",
