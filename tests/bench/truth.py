@@ -42,11 +42,11 @@ def _messages(truth: dict[str, Any], document: dict[str, Any]) -> Iterator[State
     total = sum(truth["messages"].values())
     least = truth["messages_without_capture_holes"]
     yield Statement(f"{_span(least, total)} mails", least <= len(plain) <= total, f"{len(plain):,}")
-    outcomes = Counter(m["outcome"] for m in plain)
+    stuck = {s for hole in truth["black_holes"] for entry in hole["stuck"] for s in entry["mail_from"]}
+    outcomes = Counter(m["outcome"] for m in plain if m["mail_from"] not in stuck)
     unclear = total - least
     for outcome, expected in truth["messages"].items():
         if outcome == "stuck":  # what it is called depends on how far the capture saw: not delivered is what counts
-            stuck = {s for hole in truth["black_holes"] for entry in hole["stuck"] for s in entry["mail_from"]}
             found = sum(m["mail_from"] in stuck and m["outcome"] == "delivered" for m in plain)
             yield Statement(f"none of {expected} stuck mails delivered", found == 0, f"{found:,}")
         else:
