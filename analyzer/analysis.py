@@ -1,6 +1,6 @@
 """The one place that knows the order of the stages: captures in, case out.
 
-    read -> Tracker -> measure -> talks and sightings -> path ledgers -> subjects -> judge -> Case
+read -> Tracker -> measure -> talks and sightings -> path ledgers -> subjects -> judge -> Case
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .detect.facts import Subject
 from .detect.rule import load
 from .smtp.dialogue import Mail
 from .smtp.terminator import LENGTH
+from .summary import limits, summarize
 from .tcp.connections import Group, Tracker
 from .tcp.delivery import Trace, measure
 from .tcp.path_mtu import examine
@@ -39,12 +40,16 @@ class Options:
     engine: str = "auto"
 
 
-def analyze(captures: Sequence[str], options: Options | None = None, progress: Callable[[int], None] | None = None) -> c.Case:
+def analyze(
+    captures: Sequence[str], options: Options | None = None, progress: Callable[[int], None] | None = None
+) -> c.Case:
     """One case out of the captures. Never raises for what a capture holds; RuleError for a rule file."""
     options = options or Options()
     pack = load(options.rules)
     run = _Analysis(options)
-    reading = ReadOptions(ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine)
+    reading = ReadOptions(
+        ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine
+    )
     try:
         for batch in read(captures, reading, run.captures):
             run.take_icmp(batch.icmp)
@@ -193,8 +198,15 @@ class _Analysis:
                             stuck.append(m.key)
             tls_start = talk.dialogue.tls_client_start
             lost = self._lost_at(sighting)
-            handshake = tls_start is not None and lost is not None and lost >= tls_start and not any(m.in_data for m in talk.mails)
-            at_end = sender_is == "client" and lost is not None and any(_in_terminator(m, lost) for m in talk.dialogue.mails)
+            handshake = (
+                tls_start is not None
+                and lost is not None
+                and lost >= tls_start
+                and not any(m.in_data for m in talk.mails)
+            )
+            at_end = (
+                sender_is == "client" and lost is not None and any(_in_terminator(m, lost) for m in talk.dialogue.mails)
+            )
             ledger.add(paths.View(key, trace, sighting, sender_is, tuple(stuck), handshake, at_end, talk.stream))
 
     @staticmethod
@@ -246,14 +258,13 @@ class _Verdict:
         return first[0], 0 if client_sends else 1
 
     def _stray_icmp(self) -> None:
-        """"Too big" that quotes a flow between hosts that we know, but no connection of theirs; and other unreachables."""
+        """ "Too big" that quotes a flow between hosts that we know, but no connection of theirs; and other unreachables."""
         run = self.run
         by_sender: dict[str, list[paths.PathLedger]] = defaultdict(list)
-        for ledger in run.ledgers.values():
-            by_sender[ledger.sender].append(ledger)
+        for known in run.ledgers.values():
+            by_sender[known.sender].append(known)
         for e in run.icmp:
-            pair = (_text(e.quoted_src), _text(e.quoted_dst))
-            ledger = run.ledgers.get(pair)
+            ledger: paths.PathLedger | None = run.ledgers.get((_text(e.quoted_src), _text(e.quoted_dst)))
             if not e.is_too_big:
                 if ledger is not None:
                     ledger.other_errors.append(e)
@@ -265,12 +276,18 @@ class _Verdict:
 
     def _mail_facts(self, w: paths.Weighed, ledger: paths.PathLedger) -> None:
         """Which mails of this path passed and which hang, by size of mail and of packet (mail direction only)."""
-        records = [m for k in ledger.connections for m in self.by_key[k].mails if self.by_key[k].client[0] == ledger.sender]
+        records = [
+            m for k in ledger.connections for m in self.by_key[k].mails if self.by_key[k].client[0] == ledger.sender
+        ]
         records = [m for m in records if m.in_data]
         records.sort(key=lambda m: m.start_ns or 0)
         refused = {"rejected", "deferred"}
         passed = [m for m in records if m.answered and m.outcome not in refused]
-        hung = [m for m in records if m.answered is False and (m.stuck or m.outcome in ("end-of-data-timeout", "lost-connection"))]
+        hung = [
+            m
+            for m in records
+            if m.answered is False and (m.stuck or m.outcome in ("end-of-data-timeout", "lost-connection"))
+        ]
         f = w.subject.facts
         f["mails_passed"], f["mails_hung"] = len(passed), len(hung)
         if not hung:
@@ -345,8 +362,6 @@ class _Verdict:
         for p in case.paths:
             p.id = path_id[p.id]
         case.findings = [_finding(i, d, conn_id, mail_id, path_id) for i, d in enumerate(drafts, 1)]
-        from .summary import limits, summarize
-
         case.summary = summarize(case)
         case.limits = limits(case)
         return case
@@ -445,7 +460,9 @@ def _path(
     )
 
 
-def _finding(number: int, d: Draft, conn_id: dict[int, int], mail_id: dict[int, int], path_id: dict[int, int]) -> c.Finding:
+def _finding(
+    number: int, d: Draft, conn_id: dict[int, int], mail_id: dict[int, int], path_id: dict[int, int]
+) -> c.Finding:
     evidence = tuple(
         c.Evidence(
             conn_id.get(e["connection"]) if e.get("connection") is not None else None,

@@ -30,7 +30,9 @@ def _where(f: Finding) -> str:
 def _clean(case: Case) -> str:
     answered = sum(1 for m in case.messages if m.outcome in ("delivered", "rejected", "deferred"))
     unknown = sum(1 for m in case.messages if m.outcome == "unknown")
-    text = f"{_count(len(case.connections), 'SMTP connection')}, {_count(len(case.messages), 'mail')}: {answered} answered"
+    text = (
+        f"{_count(len(case.connections), 'SMTP connection')}, {_count(len(case.messages), 'mail')}: {answered} answered"
+    )
     if unknown:
         text += f", {unknown} still under way when the capture ends"
     return text + ". No fault found."
@@ -53,9 +55,8 @@ def _symptom(case: Case) -> str | None:
             passed[receiver_of[m.connection]].append(m)
     if not hung:
         return None
-    parts = []
-    for receiver in sorted(hung, key=lambda r: -len(hung[r]))[:3]:
-        parts.append(_one_destination(receiver, hung[receiver], passed.get(receiver, [])))
+    worst = sorted(hung, key=lambda r: -len(hung[r]))[:3]
+    parts = [_one_destination(r, hung[r], passed.get(r, [])) for r in worst]
     others = [m for r, ms in passed.items() if r not in hung for m in ms]
     smallest = min((m.largest_packet_bytes for ms in hung.values() for m in ms if m.largest_packet_bytes), default=None)
     tail = ""
@@ -98,13 +99,19 @@ def limits(case: Case) -> list[str]:
         out.append("Only one direction was captured: what was acknowledged cannot be told.")
     for capture in case.captures:
         if capture.snaplen is not None and 0 < capture.snaplen < 1500:
-            out.append(f"{capture.path}: snap length {capture.snaplen}: packets were cut, dialogues are read as far as they go.")
+            out.append(
+                f"{capture.path}: snap length {capture.snaplen}: packets were cut, dialogues are read as far as they go."
+            )
         if not capture.complete:
             out.append(f"{capture.path} was not read to its end: a fault behind it is not seen.")
     vantages = {c.vantage for c in case.connections}
     hidden = [p for p in case.paths if p.verdict == "black-hole" and not p.icmp_frames]
     if hidden:
-        out.append("No ICMP \"fragmentation needed\" means: none is visible at this point of capture. It may die before it.")
+        out.append(
+            'No ICMP "fragmentation needed" means: none is visible at this point of capture. It may die before it.'
+        )
     if vantages == {"server-side"} and hidden:
-        out.append("Captured at the receiver: the sender's resends are not seen. A capture at the sender would prove the loss.")
+        out.append(
+            "Captured at the receiver: the sender's resends are not seen. A capture at the sender would prove the loss."
+        )
     return out

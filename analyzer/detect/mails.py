@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -129,12 +130,12 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
     c2s, s2c = trace.c2s, trace.s2c
     client, server = Stream(c2s), Stream(s2c)
     dialogue = read_dialogue(client, server, from_start=trace.handshake_seen)
-    zero = _zero_window(trace, capture_end_ns)
+    zero = _zero_window(trace)
     at = capture_point(trace)[0]
     talk = Talk(
         key=key,
-        client=tuple(trace.client),
-        server=tuple(trace.server),
+        client=(trace.client.ip, trace.client.port),
+        server=(trace.server.ip, trace.server.port),
         start_ns=trace.start_ns,
         end_ns=trace.end_ns,
         first_frame=_first_frame(trace),
@@ -159,7 +160,7 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
         zero_window_frames=zero.frames,
         longest_reply_delay_s=_longest_reply_delay(dialogue, client, server),
         gap_bytes=_gap_bytes(client) + _gap_bytes(server),
-        stream=display_filter(tuple(trace.client), tuple(trace.server)),
+        stream=display_filter(trace.client, trace.server),
         capture_end_ns=capture_end_ns,
     )
     for i, mail in enumerate(dialogue.mails):
@@ -220,7 +221,7 @@ class _Zero:
     frames: tuple[Ref, ...] = ()
 
 
-def _zero_window(trace: Trace, capture_end_ns: int) -> _Zero:
+def _zero_window(trace: Trace) -> _Zero:
     """The longest time that one side's receive window stayed at 0 (RFC 9293 3.8.6.1)."""
     best = _Zero()
     for d, who in ((trace.c2s, "client"), (trace.s2c, "server")):
@@ -254,7 +255,9 @@ def _longer(best: _Zero, d: Direction, who: str, begin: int, until: int, ended: 
 # ---------------------------------------------------------------- one mail
 
 
-def _join_mail(key: int, talk: Talk, index: int, mail: Mail, trace: Trace, client: Stream, server: Stream) -> MailRecord:
+def _join_mail(
+    key: int, talk: Talk, index: int, mail: Mail, trace: Trace, client: Stream, server: Stream
+) -> MailRecord:
     d = trace.c2s
     acked = d.acked
     end = mail.terminator_end if mail.terminator_end is not None else (mail.body_end if mail.complete else None)
@@ -266,12 +269,14 @@ def _join_mail(key: int, talk: Talk, index: int, mail: Mail, trace: Trace, clien
     reply = mail.reply
     reply_ns = server.time_at(reply.start) if reply else None
     found = _end_cuts(mail, client, d)
-    body_acked = (acked is not None and mail.body_end is not None and acked >= mail.body_end) if len(trace.s2c) else None
+    body_acked = (
+        (acked is not None and mail.body_end is not None and acked >= mail.body_end) if len(trace.s2c) else None
+    )
     last = max(trace.end_ns, min(talk.capture_end_ns, trace.end_ns))
     waited = (last - end_sent_ns) / 1e9 if end_sent_ns is not None and reply is None else None
     gave_up = _gave_up_by(trace, end_sent_ns)
     closed = talk.closed_by != "open"
-    outcome = _outcome(mail, talk, trace, end, end_acked, waited, begun, gave_up)
+    outcome = _outcome(mail, talk, end, end_acked, waited, begun, gave_up)
     hold, alone = _held_back(mail, client, d)
     start_ns = client.time_at(mail.start)
     return MailRecord(
@@ -293,7 +298,9 @@ def _join_mail(key: int, talk: Talk, index: int, mail: Mail, trace: Trace, clien
         start_ns=start_ns,
         end_ns=reply_ns if reply_ns is not None else end_sent_ns,
         end_sent_ns=end_sent_ns,
-        reply_delay_s=(reply_ns - end_sent_ns) / 1e9 if final and reply_ns is not None and end_sent_ns is not None else None,
+        reply_delay_s=(reply_ns - end_sent_ns) / 1e9
+        if final and reply_ns is not None and end_sent_ns is not None
+        else None,
         waited_s=waited,
         gave_up_by=gave_up,
         end_sent=end is not None,
@@ -319,7 +326,7 @@ def _answered(mail: Mail, talk: Talk, trace: Trace) -> bool | None:
     """A final reply came; None when the capture cannot tell: no packets from the server, or the capture ends first."""
     if mail.replies:
         return True
-    if not len(trace.s2c) or talk.gap_bytes and mail.body_start is None:
+    if not len(trace.s2c) or (talk.gap_bytes and mail.body_start is None):
         return None
     return False
 
@@ -339,7 +346,13 @@ def _gave_up_by(trace: Trace, since_ns: int | None) -> str:
 
 
 def _outcome(
-    mail: Mail, talk: Talk, trace: Trace, end: int | None, end_acked: bool | None, waited: float | None, begun: bool, gave_up: str
+    mail: Mail,
+    talk: Talk,
+    end: int | None,
+    end_acked: bool | None,
+    waited: float | None,
+    begun: bool,
+    gave_up: str,
 ) -> str:
     said = mail.outcome
     if said is not None:
@@ -350,7 +363,7 @@ def _outcome(
             return "end-of-data-timeout"
         return "lost-connection" if closed else "unknown"
     if begun:
-        return "lost-connection" if closed and not mail.complete or closed and end_acked is False else "unknown"
+        return "lost-connection" if (closed and not mail.complete) or (closed and end_acked is False) else "unknown"
     if not closed:
         return "unknown"
     return "aborted" if talk.closed_by.startswith("client") else "lost-connection"
@@ -368,7 +381,9 @@ def _end_cuts(mail: Mail, client: Stream, d: Direction) -> Cuts | None:
             limit = d.wire_limit
             if limit is not None:
                 inferred += [
-                    b for b in wire_boundaries(int(d.seq[row]), int(d.end[row]), limit - header) if start < b < mail.terminator_end
+                    b
+                    for b in wire_boundaries(int(d.seq[row]), int(d.end[row]), limit - header)
+                    if start < b < mail.terminator_end
                 ]
     return cuts(start, seen, inferred)
 
@@ -444,7 +459,9 @@ def message_subjects(talks: Sequence[Talk]) -> list[Subject]:
             cut_places[t.client[0]][m.cuts.cut_at] += 1
     copies = _copies(mails, by_key)
     return [
-        _message_subject(m, by_key[m.talk], by_server, cut_places, says_ehlo, copies.get(m.key)) for m in mails if m.in_data
+        _message_subject(m, by_key[m.talk], by_server, cut_places, says_ehlo, copies.get(m.key))
+        for m in mails
+        if m.in_data
     ]
 
 
@@ -567,7 +584,7 @@ def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk]) -> dict[int, _C
     out = {}
     for group in same.values():
         group.sort(key=lambda m: m.start_ns or 0)
-        for earlier, later in zip(group, group[1:], strict=False):
+        for earlier, later in itertools.pairwise(group):
             if earlier.talk == later.talk:
                 continue  # two mails of one connection: the client knows what became of the first
             ended = talks[earlier.talk]
@@ -629,7 +646,9 @@ def _connection_subject(t: Talk) -> Subject:
     evidence = []
     if t.zero_window_frames:
         evidence.append(
-            _evidence(t, t.zero_window_frames, f"the {t.zero_window_by} announces a window of 0 for {t.zero_window_s:.1f} s")
+            _evidence(
+                t, t.zero_window_frames, f"the {t.zero_window_by} announces a window of 0 for {t.zero_window_s:.1f} s"
+            )
         )
     return Subject(
         kind="connection",
@@ -701,7 +720,9 @@ def _server_subject(group: list[Talk], offers: Counter[str], says_ehlo: set[str]
     evidence = []
     if lead.greeting_frames:
         evidence.append(_evidence(lead, lead.greeting_frames, "the greeting"))
-    marked = next((t for t in group if banner.masked_keywords(t.dialogue.keywords)), None) or (without[0] if without else None)
+    marked = next((t for t in group if banner.masked_keywords(t.dialogue.keywords)), None) or (
+        without[0] if without else None
+    )
     if marked and marked.ehlo_frames:
         evidence.append(_evidence(marked, marked.ehlo_frames, "the reply to EHLO"))
     keys = tuple(t.key for t in group)

@@ -89,7 +89,9 @@ class PathLedger:
     df_on: int = 0
     at: Counter[At] = field(default_factory=Counter)
     messages: list[int] = field(default_factory=list)
-    stray_icmp: list[IcmpError] = field(default_factory=list)  # "too big" about this path, but about no connection of it
+    stray_icmp: list[IcmpError] = field(
+        default_factory=list
+    )  # "too big" about this path, but about no connection of it
     other_errors: list[IcmpError] = field(default_factory=list)  # unreachables of another kind
     capture_end_ns: int = 0
 
@@ -350,7 +352,9 @@ class _Weighing:
             f["recovered_after_s"] = (int(d.time_ns[first_small]) - main.first_ns) / 1e9
             f["recovered_payload_bytes"] = int(d.payload_bytes[first_small])
             f["recovered_df_cleared"] = bool(d.df[main.rows[0]] and not d.df[first_small])
-            self._add("recovery", view, refs(d, [first_small]), f"sent again in a smaller packet of {main.passed_size} bytes")
+            self._add(
+                "recovery", view, refs(d, [first_small]), f"sent again in a smaller packet of {main.passed_size} bytes"
+            )
         sends = refs(d, main.rows)
         self._add(
             "stuck",
@@ -364,7 +368,9 @@ class _Weighing:
             self._add("small", view, self._passed_refs(d, x), self._passed_words(x))
         if failed_sizes:
             rows = next(r for z, r in s.small_failed if z == min(failed_sizes))
-            self._add("small", view, refs(d, rows[:20]), f"packets of only {min(failed_sizes)} bytes got no answer either")
+            self._add(
+                "small", view, refs(d, rows[:20]), f"packets of only {min(failed_sizes)} bytes got no answer either"
+            )
         self._rivals(view, main, passed, changed)
         return main.first_ns if changed else None
 
@@ -401,7 +407,10 @@ class _Weighing:
     def _route_changed(self, main: Stuck, passed: list[Passed]) -> bool:
         """Large packets passed, then none did any more while small ones still do: more than plain loss explains."""
         p = self.p
-        losses = max(len(main.lost_sizes), sum(n for z, (n, _, last) in p.lost.items() if z >= main.ip_bytes and last >= main.first_ns))
+        losses = max(
+            len(main.lost_sizes),
+            sum(n for z, (n, _, last) in p.lost.items() if z >= main.ip_bytes and last >= main.first_ns),
+        )
         if not passed or losses < ROUTE_CHANGE_LOSSES or main.acked_ns is not None:
             return False
         if main.last_ns <= passed[0].time_ns:
@@ -418,7 +427,11 @@ class _Weighing:
             if (since_ns is None or last >= since_ns) and (below is None or size < below)
         ]
         for v in self.p.views:
-            sizes += [x.size for x in v.sighting.small_passed if (since_ns is None or x.time_ns >= since_ns) and (below is None or x.size < below)]
+            sizes += [
+                x.size
+                for x in v.sighting.small_passed
+                if (since_ns is None or x.time_ns >= since_ns) and (below is None or x.size < below)
+            ]
         return max(sizes, default=None)
 
     def _blind_p(self, size: int, small_passed: int) -> float | None:
@@ -438,20 +451,31 @@ class _Weighing:
         return any(i.suspicion is None and i.error.time_ns <= when for i in view.sighting.icmp)
 
     def _rivals(self, view: View, main: Stuck, passed: list[Passed], changed: bool) -> None:
-        p, f, s = self.p, self.facts, view.sighting
+        _p, f, s = self.p, self.facts, view.sighting
         size = main.ip_bytes
         if passed:
-            self.rivals.append(("dead path", self._passed_words(passed[0]) + f" (frame {self._frame(view, passed[0])})"))
+            self.rivals.append(
+                ("dead path", self._passed_words(passed[0]) + f" (frame {self._frame(view, passed[0])})")
+            )
         elif s.peer_silent:
-            self.against.append("after the first loss nothing at all came from the other side: the path may be dead, not narrow")
+            self.against.append(
+                "after the first loss nothing at all came from the other side: the path may be dead, not narrow"
+            )
         if f["small_failed_after"]:
             self.against.append(f"packets of only {f['smallest_failed_bytes']} bytes got no answer either")
         blind = f.get("loss_size_blind_p")
         if isinstance(blind, float):
             if blind < 0.01:
-                self.rivals.append(("random loss", f"losses this uneven over sizes have probability {blind:.2g} if size did not matter"))
+                self.rivals.append(
+                    (
+                        "random loss",
+                        f"losses this uneven over sizes have probability {blind:.2g} if size did not matter",
+                    )
+                )
             elif not passed:
-                self.against.append(f"losses as uneven as these have probability {blind:.2g} even if size does not matter")
+                self.against.append(
+                    f"losses as uneven as these have probability {blind:.2g} even if size does not matter"
+                )
         if f["delivered_at_or_above_stuck"]:
             self.against.append(f"packets of {size} bytes or more were delivered on this path in the same capture")
         else:
@@ -466,16 +490,23 @@ class _Weighing:
         if changed:
             self.against.append(f"packets of {size} bytes passed earlier in this capture: the route must have changed")
         self.rivals.append(
-            ("receiver's window shut", "the window was shut" if s.window_shut else "the announced window had room for the data")
+            (
+                "receiver's window shut",
+                "the window was shut" if s.window_shut else "the announced window had room for the data",
+            )
         )
         if s.window_shut:
             self.against.append("the receiver's window was shut when the data stopped")
         if s.bad_checksums:
             self.against.append("the large packets carry wrong TCP checksums here: something on the way damages them")
         if s.sack_outside:
-            self.against.append("SACK blocks lie outside the window: a middlebox rewrites sequence numbers but not SACK")
+            self.against.append(
+                "SACK blocks lie outside the window: a middlebox rewrites sequence numbers but not SACK"
+            )
         if s.ack_past_hole:
-            self.against.append(f"{s.ack_past_hole} bytes were acknowledged that this capture never saw: the capture itself lost packets")
+            self.against.append(
+                f"{s.ack_past_hole} bytes were acknowledged that this capture never saw: the capture itself lost packets"
+            )
         if view.sighting.at == "at_receiver":
             self.against.append("the packets are seen here, at the receiver: the path delivered them")
 
@@ -520,7 +551,11 @@ class _Weighing:
             "hole",
             view,
             beyond,
-            (f"bytes beyond a hole of {hole.bytes} bytes" if hole.later == "bytes" else f"a pure ACK whose sequence number has jumped by {hole.bytes} bytes")
+            (
+                f"bytes beyond a hole of {hole.bytes} bytes"
+                if hole.later == "bytes"
+                else f"a pure ACK whose sequence number has jumped by {hole.bytes} bytes"
+            )
             + f"; the receiver's ACK stayed before the hole for {hole.s:.1f} s",
         )
         acks = np.flatnonzero((d.peer.ack == hole.seq) & (d.peer.time_ns >= hole.since_ns))[:20]
@@ -528,7 +563,12 @@ class _Weighing:
         if biggest >= hole.lost_ip_bytes:
             self.against.append(f"a packet of {biggest} bytes did arrive: size alone does not decide")
         else:
-            self.rivals.append(("random loss", f"no packet above {biggest} bytes arrived, and the missing bytes never came in smaller ones"))
+            self.rivals.append(
+                (
+                    "random loss",
+                    f"no packet above {biggest} bytes arrived, and the missing bytes never came in smaller ones",
+                )
+            )
         if hole.peer_resend_answered:
             self.rivals.append(("dead path", "small packets pass both ways: what the receiver sent again was answered"))
         elif hole.later == "bytes":
@@ -536,7 +576,12 @@ class _Weighing:
         if s.ack_past_hole:
             self.against.append("bytes were acknowledged that this capture never saw: the capture itself lost packets")
         else:
-            self.rivals.append(("packets missing from the capture", "the receiver's own ACK stays at the hole: it did not get them either"))
+            self.rivals.append(
+                (
+                    "packets missing from the capture",
+                    "the receiver's own ACK stays at the hole: it did not get them either",
+                )
+            )
         self.against.append("the sender's resends cannot be seen from here: a capture at the sender would prove it")
 
     # ------------------------------------------------------------ ICMP
@@ -558,11 +603,19 @@ class _Weighing:
             if mtus:
                 f["icmp_suspicious_mtu"] = min(mtus)
             for v, i in suspicious[:3]:
-                self._add("suspicious-icmp", v, [(i.error.capture, i.error.frame)], f"frag-needed, MTU {i.error.mtu}: {i.suspicion}")
+                self._add(
+                    "suspicious-icmp",
+                    v,
+                    [(i.error.capture, i.error.frame)],
+                    f"frag-needed, MTU {i.error.mtu}: {i.suspicion}",
+                )
             if p.stray_icmp and (lead or p.views):
                 v = lead or p.views[0]
                 self._add(
-                    "suspicious-icmp", v, [(e.capture, e.frame) for e in p.stray_icmp[:5]], "frag-needed that quotes a flow that does not exist here"
+                    "suspicious-icmp",
+                    v,
+                    [(e.capture, e.frame) for e in p.stray_icmp[:5]],
+                    "frag-needed that quotes a flow that does not exist here",
                 )
         if not valid:
             return
@@ -580,7 +633,12 @@ class _Weighing:
             f"ICMP \"{'packet too big' if i.error.ip_version == 6 else 'fragmentation needed'}\" from {f['icmp_from']}, next-hop MTU {i.error.mtu}",
         )  # fmt: skip
         if i.resends_above:
-            self._add("icmp", v, refs(v.sighting.direction, i.resends_above[:20]), "the same bytes leave again above that MTU, later than one RTT and 200 ms after it")
+            self._add(
+                "icmp",
+                v,
+                refs(v.sighting.direction, i.resends_above[:20]),
+                "the same bytes leave again above that MTU, later than one RTT and 200 ms after it",
+            )
             if v.sighting.at == "middle":
                 f["icmp_lost_between"] = f"between this point of capture and {p.sender} (or on {p.sender} itself)"
         elif not i.shrank and v.sighting.at == "middle":
@@ -588,19 +646,18 @@ class _Weighing:
 
     # ------------------------------------------------------------ bracket, outage, loss
 
-    def _bracket(self, main_view: View | None, hole_view: View | None, changed_ns: int | None) -> tuple[int | None, int | None]:
+    def _bracket(
+        self, main_view: View | None, hole_view: View | None, changed_ns: int | None
+    ) -> tuple[int | None, int | None]:
         """[mtu_at_least, mtu_below) from sizes delivered and sizes lost for their size (ICMP left out)."""
         p, f = self.p, self.facts
         below: int | None = None
         if main_view is not None:
-            delivered_any = lambda size, since: any(  # noqa: E731
-                z >= size and (since is None or last >= since) for z, (_, _, last) in p.delivered.items()
-            )
             for v in p.views:
                 m = v.sighting.main
                 if m is None or (m.acked_ns is not None and not m.shrank) or len(m.rows) < 3:
                     continue
-                if not delivered_any(m.ip_bytes, changed_ns):
+                if not self._passed_at(m.ip_bytes, changed_ns):
                     below = min(below, m.ip_bytes) if below is not None else m.ip_bytes
         elif hole_view is not None:
             for v in p.views:
@@ -611,6 +668,10 @@ class _Weighing:
                     below = min(below, h.lost_ip_bytes) if below is not None else h.lost_ip_bytes
         at_least = self._largest_delivered(changed_ns, below)
         return at_least, below
+
+    def _passed_at(self, size: int, since_ns: int | None) -> bool:
+        """A packet of that size or more was delivered (since then)."""
+        return any(z >= size and (since_ns is None or last >= since_ns) for z, (_, _, last) in self.p.delivered.items())
 
     def _outage(self, main_view: View | None) -> None:
         f = self.facts
@@ -624,7 +685,12 @@ class _Weighing:
         if dead:
             f["outage_s"] = f["stalled_s"]
             f["outage_ended"] = main.acked_ns is not None
-            self._add("outage", main_view, refs(s.direction, main.rows), f"sent {len(main.rows)} times; nothing of any size got through")
+            self._add(
+                "outage",
+                main_view,
+                refs(s.direction, main.rows),
+                f"sent {len(main.rows)} times; nothing of any size got through",
+            )
 
     def _loss(self, below: int | None) -> None:
         """Losses that have nothing to do with size: those of packets above the path MTU are left out."""

@@ -132,9 +132,7 @@ class Tracker:
             if _closed_in_order(t[order[rows]], swapped[rows], np.array([0, i - start]))[0]:
                 new[i] = True
 
-    def _clients(
-        self, t: PacketTable, order: Ints, swapped: Bools, conn: Ints, first: Ints
-    ) -> tuple[Bools, Bools]:
+    def _clients(self, t: PacketTable, order: Ints, swapped: Bools, conn: Ints, first: Ints) -> tuple[Bools, Bools]:
         """Per connection: does the client's side run `swapped`; and is that known from the handshake."""
         flags = t.flags[order]
         client = np.zeros(len(first) - 1, bool)

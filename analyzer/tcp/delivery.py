@@ -183,11 +183,32 @@ class Direction:
 
     @cached_property
     def sacks(self) -> list[tuple[int, int, int]]:
-        """(time_ns, left, right) of SACK blocks that *this side sent*, relative to the peer's bytes; D-SACKs left out."""
+        """(time_ns, left, right) of the believable SACK blocks that *this side sent*, relative to the peer's bytes.
+
+        Left out: D-SACKs (RFC 2883), and blocks outside of what the peer sent (see `sacks_outside`).
+        """
+        return [(time, left, right) for time, left, right in self._all_sacks if left >= 0 and right <= self._peer_end]
+
+    @cached_property
+    def sacks_outside(self) -> int:
+        """SACK blocks outside of what the peer sent: a middlebox shifted sequence numbers but not SACK."""
+        return len(self._all_sacks) - len(self.sacks)
+
+    @cached_property
+    def _peer_end(self) -> int:
+        """End of what the peer is known to have sent; data that this capture missed counts by its ACK."""
+        # a capture behind the sender may miss what was selectively acknowledged: a megabyte of window is generous
+        slack = 0 if len(self.peer.table) and self.peer.data.any() else 1 << 20
+        return max(self.peer.sent, self.peer.acked or 0) + 1 + slack
+
+    @cached_property
+    def _all_sacks(self) -> list[tuple[int, int, int]]:
         blocks = []
         for row in np.flatnonzero((self.table.sack_count > 0) & (self.ack != NOT_ACK)).tolist():
             raw_ack, ack, time = int(self.table.ack[row]), int(self.ack[row]), int(self.time_ns[row])
-            edges = [(ack + _signed(left - raw_ack), ack + _signed(right - raw_ack)) for left, right in self.table.sacks(row)]
+            edges = [
+                (ack + _signed(left - raw_ack), ack + _signed(right - raw_ack)) for left, right in self.table.sacks(row)
+            ]
             for i, (left, right) in enumerate(edges):
                 # RFC 2883: a first block below the ACK, or inside the second block, reports a duplicate
                 dsack = i == 0 and (right <= ack or (len(edges) > 1 and edges[1][0] <= left and right <= edges[1][1]))
@@ -353,7 +374,7 @@ def measure(group: Group) -> Delivery:
         acked = best[np.arange(2 * k) ^ 1]
 
     resend, sent_once = _overlaps(seq, end, payload, direction)
-    duplicate = _duplicates(t, seq, payload, resend, direction)
+    duplicate = _duplicates(t, seq, resend, direction)
     if duplicate.any():
         real = payload & ~duplicate
         resend, sent_once = _overlaps(seq, end, real, direction)
@@ -428,7 +449,7 @@ def _overlaps(seq: Ints, end: Ints, data: Bools, direction: Ints) -> tuple[Bools
     return resend, once
 
 
-def _duplicates(t: PacketTable, seq: Ints, payload: Bools, resend: Bools, direction: Ints) -> Bools:
+def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bools:
     """Second captures of the same packet: same bytes, same IP id (IPv6: same timestamps, another hop limit), at once.
 
     Looked for only in directions where an apparent resend has a twin, so that a regular capture pays nothing.

@@ -15,6 +15,7 @@ tells them apart is a small packet that provably passes after the first loss:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,8 +23,8 @@ from typing import Literal
 import numpy as np
 
 from ..capture.packets import ACK, FIN, RST, SYN, IcmpError, address_text
-from .delivery import ACKED, LOST, NOT_ACK, SACKED, Direction, Trace, merge_ranges
 from .connections import Bools, Ints
+from .delivery import ACKED, LOST, NOT_ACK, SACKED, Direction, Trace, merge_ranges
 from .streams import Stream
 
 At = Literal["at_sender", "middle", "at_receiver", "unknown"]
@@ -36,6 +37,8 @@ SAME_SIZE_BYTES = 8
 ICMP_GRACE_NS = 200_000_000
 # RFC 1191 section 3: no IPv4 link has an MTU below 68; RFC 8200 section 5: none below 1280 for IPv6.
 FLOOR = {4: 68, 6: 1280}
+# Every link in use carries this (RFC 1122 3.3.2): a frame of this size was not joined from what had to be smaller.
+UNCUT_BYTES = 576
 INITIAL_TTLS = (64, 128, 255)  # Linux, BSD, macOS / Windows / Solaris, network gear
 
 
@@ -65,9 +68,11 @@ class Stuck:
     @property
     def shrank(self) -> bool:
         """It passed in the end, and only after the sender had cut it smaller."""
-        return self.passed_size is not None and bool(self.lost_sizes) and self.passed_size < min(
-            self.lost_sizes
-        ) - SAME_SIZE_BYTES
+        return (
+            self.passed_size is not None
+            and bool(self.lost_sizes)
+            and self.passed_size < min(self.lost_sizes) - SAME_SIZE_BYTES
+        )
 
 
 @dataclass(slots=True)
@@ -83,7 +88,7 @@ class Hole:
     filled_ns: int | None
     fill_sizes: list[int]
     fits_segments: bool
-    segments: int | None  # how many full ones, if it fits
+    segments: int | None  # how many full ones fit into it
     lost_ip_bytes: int  # no lost packet was larger than this; the full size when the hole is full segments
     peer_resend_answered: bool | None
 
@@ -147,12 +152,17 @@ class Sighting:
         return max(self.stuck, key=lambda s: (s.acked_ns is None, len(s.rows)), default=None)
 
 
-def hops(ttls: np.ndarray) -> int | None:  # type: ignore[type-arg]
+def hops(ttls: np.ndarray) -> int | None:
     """Routers passed, from the TTL and the nearest initial value at or above it (None without packets)."""
     if not len(ttls):
         return None
     ttl = int(np.bincount(ttls).argmax())
     return min(i - ttl for i in INITIAL_TTLS if i >= ttl)
+
+
+def _hops_of(d: Direction) -> int | None:
+    """A router captured on all its interfaces shows each packet twice: the copy it sent on tells that it is a router."""
+    return hops(d.table.ttl[d.duplicate] if d.duplicate.any() else d.table.ttl)
 
 
 def capture_point(trace: Trace) -> tuple[At, At]:
@@ -163,22 +173,24 @@ def capture_point(trace: Trace) -> tuple[At, At]:
     (outgoing TSO), and the handshake's timing.
     """
     c, s = trace.c2s, trace.s2c
-    for own, label in ((c, ("at_sender", "at_receiver")), (s, ("at_receiver", "at_sender"))):
+    near_client: tuple[At, At] = ("at_sender", "at_receiver")
+    near_server: tuple[At, At] = ("at_receiver", "at_sender")
+    for own, label in ((c, near_client), (s, near_server)):
         other = s if own is c else c
         out = own.table.outgoing[own.table.outgoing >= 0]
         back = other.table.outgoing[other.table.outgoing >= 0]
         if len(out) and out.all() and not (len(back) and back.any()):
-            return label  # type: ignore[return-value]
-    ch, sh = hops(c.table.ttl), hops(s.table.ttl)
+            return label
+    ch, sh = _hops_of(c), _hops_of(s)
     if ch is None or sh is None:
         seen = ch if ch is not None else sh
         if seen is None or seen != 0:
             return "unknown", "unknown"
-        return ("at_sender", "at_receiver") if ch == 0 else ("at_receiver", "at_sender")
+        return near_client if ch == 0 else near_server
     if ch == 0 and sh > 0:
-        return "at_sender", "at_receiver"
+        return near_client
     if sh == 0 and ch > 0:
-        return "at_receiver", "at_sender"
+        return near_server
     if ch > 0 and sh > 0:
         return "middle", "middle"
     times = trace.handshake_times_ns
@@ -186,11 +198,11 @@ def capture_point(trace: Trace) -> tuple[At, At]:
         there, back_ns = times[1] - times[0], times[2] - times[1]
         # who answers at once is near; 4 : 1 keeps a busy host's scheduling delay from deciding
         if there > 4 * back_ns and there > 200_000:
-            return "at_sender", "at_receiver"
+            return near_client
         if back_ns > 4 * there and back_ns > 200_000:
-            return "at_receiver", "at_sender"
+            return near_server
     if c.offloaded.any() and not s.offloaded.any() and c.based:
-        return "at_sender", "at_receiver"
+        return near_client
     return "unknown", "unknown"
 
 
@@ -199,11 +211,20 @@ def _covering(d: Direction, seq: int) -> list[int]:
     return rows
 
 
-def _wire_size(d: Direction, row: int) -> int:
-    """IP bytes of the packet that this row put on the wire; an offloaded frame leaves as full packets."""
+def _wire_size(d: Direction, row: int, seq: int) -> int:
+    """IP bytes of the packet on the wire that carried byte `seq` of this row.
+
+    An offloaded frame is cut by the network card at multiples of the segment size from its beginning; the last piece is
+    what remains.
+    """
     size = int(d.ip_bytes[row])
     limit = d.wire_limit
-    return min(size, limit) if limit is not None and size > limit else size
+    if limit is None or size <= limit:
+        return size
+    header = size - int(d.payload_bytes[row])
+    segment = max(limit - header, 1)
+    start = int(d.seq[row]) + (seq - int(d.seq[row])) // segment * segment
+    return min(segment, int(d.end[row]) - start) + header
 
 
 def _acked_times(d: Direction) -> tuple[Ints, Ints]:
@@ -224,7 +245,7 @@ def _stuck_at(d: Direction, seq: int, times: Ints, top: Ints) -> Stuck | None:
     acked_ns = _first_ack_above(times, top, seq)
     if acked_ns is not None:
         rows = [r for r in rows if d.time_ns[r] <= acked_ns] or rows[:1]
-    sizes = [_wire_size(d, r) for r in rows]
+    sizes = [_wire_size(d, r, seq) for r in rows]
     sent_at = [int(d.time_ns[r]) for r in rows]
     passed = sizes[-1] if acked_ns is not None else None
     lost = sizes[:-1] if acked_ns is not None else sizes
@@ -285,7 +306,9 @@ def _peer_resend_verdict(d: Direction, since_ns: int, end_ns: int) -> tuple[int,
         # the next resend would have come after twice the last interval (RFC 6298 5.5)
         if end_ns >= int(p.time_ns[last]) + 2 * max(gap, 200_000_000) and again <= 2:
             row = int(small[0])
-            proofs.append(Passed(int(d.ip_bytes[row]), "peer-resend-stopped", int(d.time_ns[row]), [last], of_peer=True))
+            proofs.append(
+                Passed(int(d.ip_bytes[row]), "peer-resend-stopped", int(d.time_ns[row]), [last], of_peer=True)
+            )
     return resends, proofs, failed
 
 
@@ -330,7 +353,7 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
         return
     fate = d.fate
     spurious = sum(1 for _ in _dsacks(d))
-    whole = ~d.offloaded[rows]
+    whole = ~d.offloaded[rows] & (d.ip_bytes[rows] <= _largest_single(d, rows))
     good = d.sent_once[rows] & ((fate[rows] == ACKED) | (fate[rows] == SACKED)) & whole
     # at the receiver a packet that is here was delivered, acknowledged or not
     if sighting.at == "at_receiver":
@@ -362,6 +385,25 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
         sighting.delayed_s = max(sighting.delayed_s, (until - int(d.time_ns[row])) / 1e9)
 
 
+def _largest_single(d: Direction, rows: Ints) -> int:
+    """The largest frame that can be one packet on the wire, where the host's offload may have joined several.
+
+    With a segment size below the MSS (a path MTU learnt earlier) joined frames hide below the MSS as well. They give
+    themselves away: joined frames are multiples of the true segment size.
+    """
+    payload = d.payload_bytes[rows]
+    full = _full_segment(d)
+    joined = payload[d.offloaded[rows]]
+    if len(joined) and full is not None and (joined % full[0] == 0).mean() < 0.5:
+        return UNCUT_BYTES
+    sizes, count = np.unique(payload[~d.offloaded[rows]], return_counts=True)
+    for size, n in zip(sizes.tolist(), count.tolist(), strict=True):
+        # at least two of the size itself, and a multiple of it: chance is improbable from some hundred bytes on
+        if size >= 256 and n >= 2 and bool(((sizes > size) & (sizes % size == 0)).any()):
+            return int(size) + int((d.ip_bytes[rows] - payload).max())
+    return 1 << 30
+
+
 def _superseded(d: Direction, rows: Ints) -> Bools:
     """Rows whose first byte was sent again later: each such send was lost, or its ACK was."""
     later_low = np.minimum.accumulate(d.seq[rows][::-1])[::-1]
@@ -385,7 +427,7 @@ def _dsacks(d: Direction) -> Iterator[tuple[int, int]]:
             yield a, b
 
 
-def _judge_icmp(d: Direction, trace: Trace, errors: list[IcmpError], rtt_ns: int) -> list[IcmpSighting]:
+def _judge_icmp(d: Direction, errors: list[IcmpError], rtt_ns: int) -> list[IcmpSighting]:
     times, top = _acked_times(d)
     ends = np.maximum.accumulate(np.where(d.table.payload_bytes > 0, d.end, 0)) if len(d) else d.end
     out = []
@@ -441,13 +483,12 @@ def _find_hole(d: Direction, end_ns: int) -> Hole | None:
     jumped = np.flatnonzero(
         ((d.flags & (SYN | RST)) == 0) & ((d.flags & ACK) != 0) & (d.payload_bytes == 0) & (d.seq > at) & ~d.duplicate
     )
-    fill_rows = [r for r in covering]
-    if fill_rows and not len(beyond):
+    if covering and not len(beyond):
         return None
     later_rows = beyond if len(beyond) else jumped
     if not len(later_rows):
-        return _filled_hole(d, end_ns)
-    if fill_rows:
+        return _filled_hole(d)
+    if covering:
         return None
     acks, top = _acked_times(d)
     reached = int(acks[int(np.searchsorted(top, at, side="left"))])
@@ -457,7 +498,7 @@ def _find_hole(d: Direction, end_ns: int) -> Hole | None:
     return _hole(d, at, length, since, end_ns, "bytes" if len(beyond) else "jumped-ack", later_rows.tolist(), None, [])
 
 
-def _filled_hole(d: Direction, end_ns: int) -> Hole | None:
+def _filled_hole(d: Direction) -> Hole | None:
     """The longest-lasting hole that was filled in the end, if the ACK waited at it."""
     rows = np.flatnonzero(d.data)
     if len(rows) < 2:
@@ -497,7 +538,7 @@ def _hole(
         lost = full[1]
     _, proofs, failed = _peer_resend_verdict(d, since - 1, until)
     answered = True if proofs else (False if failed else None)
-    segments = length // full[0] if fits and full is not None else None
+    segments = length // full[0] if full is not None else None
     return Hole(at, length, since, until, later, later_rows, filled_ns, fill_sizes, fits, segments, lost, answered)
 
 
@@ -515,23 +556,21 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     s = Sighting(d, at, capture_end_ns=capture_end_ns)
     if not len(d):
         return s
-    version = int(d.table.ip_version[0])
     source = (int(d.table.src_hi[0]) << 64) | int(d.table.src_lo[0])
     port = int(d.table.src_port[0])
     about = [e for e in trace.icmp if e.is_too_big and e.quoted_src == source and e.quoted_src_port == port]
-    s.icmp = _judge_icmp(d, trace, about, rtt_ns)
+    s.icmp = _judge_icmp(d, about, rtt_ns)
     s.stuck = _find_stuck(d)
     if d.acked is not None and d.acked > d.sent + 1:
         s.ack_past_hole = d.acked - d.sent
     s.ack_past_hole += _acked_gap_bytes(d)
-    s.sack_outside = sum(1 for _, left, right in d.peer.sacks if left < 0 or right > d.sent + (1 << 20))
+    s.sack_outside = d.peer.sacks_outside
     _sizes(d, s)
     main = s.main
     if main is not None:
         _after_first_loss(d, s, main, rtt_ns)
     elif at != "at_sender":
         s.hole = _find_hole(d, capture_end_ns)
-    assert version in (4, 6)
     return s
 
 
@@ -546,7 +585,7 @@ def _acked_gap_bytes(d: Direction) -> int:
         return 0
     covered = merge_ranges(zip(d.seq[rows].tolist(), d.end[rows].tolist(), strict=True))
     gaps = 0
-    for (_, a), (b, _) in zip(covered, covered[1:], strict=False):
+    for (_, a), (b, _) in itertools.pairwise(covered):
         if b <= d.acked:
             gaps += b - a
     return gaps
@@ -573,17 +612,17 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
             s.small_failed.append((int(d.ip_bytes[acks].min()), acks.tolist()))
     _smaller_lost(d, s, main)
     s.window_shut = _window_shut(d, main)
-    s.window_scaling_broken = bool(
-        d.peer.window_scale and abs(main.seq - 65_535) <= 1 and not s.small_passed
-    )
-    if s.at != "at_sender":
+    s.window_scaling_broken = bool(d.peer.window_scale and abs(main.seq - 65_535) <= 1 and not s.small_passed)
+    if s.at in ("middle", "at_receiver"):  # a sending host leaves the checksum to its network card
         s.bad_checksums = [r for r in main.rows if checksum_wrong(d, r)]
 
 
 def _duplicate_acks(d: Direction, main: Stuck, size: int, since: int) -> list[Passed]:
     """Without SACK: pure duplicate ACKs at the hole, when smaller segments were sent beyond it."""
     p = d.peer
-    dup = np.flatnonzero((p.time_ns > since) & (p.ack == main.seq) & (p.payload_bytes == 0) & ((p.flags & (SYN | RST | FIN)) == 0))
+    dup = np.flatnonzero(
+        (p.time_ns > since) & (p.ack == main.seq) & (p.payload_bytes == 0) & ((p.flags & (SYN | RST | FIN)) == 0)
+    )
     small = np.flatnonzero(d.data & (d.time_ns >= since) & (d.seq > main.seq) & (d.ip_bytes < size) & ~d.offloaded)
     if len(dup) and len(small):
         row = int(small[0])
@@ -614,7 +653,11 @@ def _smaller_lost(d: Direction, s: Sighting, main: Stuck) -> None:
 def checksum_wrong(d: Direction, row: int) -> bool:
     """The TCP checksum of a whole captured packet is wrong (RFC 9293 3.1); False when it cannot be told."""
     t = d.table
-    if int(t.payload_captured[row]) < int(t.payload_bytes[row]) or int(t.fragments[row]) or int(t.ip_version[row]) not in (4, 6):
+    if (
+        int(t.payload_captured[row]) < int(t.payload_bytes[row])
+        or int(t.fragments[row])
+        or int(t.ip_version[row]) not in (4, 6)
+    ):
         return False
     packet = t.packet(row)
     header = int(t.ip_bytes[row]) - int(t.payload_bytes[row])
