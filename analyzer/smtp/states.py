@@ -353,5 +353,17 @@ class Machine:
                 if mail.ended_by is None and not mail.replies:
                     mail.replies.append(self._closing)
                     mail.ended_by = "421"
-        self.shape.awaited = self._pending[0].verb if self._pending else None
+        if self._pending:
+            self._hang(self._pending[0])
         return self.shape
+
+    def _hang(self, request: Request) -> None:
+        """The dialogue came as far as its oldest request without a reply, whatever was sent behind that."""
+        shape = self.shape
+        mail = request.mail
+        if request.verb == BODY and mail is not None and not mail.complete:
+            shape.phase = "body"  # its end was not seen: no reply is owed
+            return
+        shape.awaited = request.verb
+        phase = "end-of-data" if request.verb == BODY else STEPS.get(request.verb, _OTHER).phase
+        shape.phase = phase or shape.phase
