@@ -37,9 +37,9 @@ tshark:
 
 demo: venv
 	@mkdir -p build/demo
-	@$(BIN)/smtpscope analyze sample_pcaps/incident.pcapng --plots build/demo/plots
-	@$(BIN)/smtpscope analyze sample_pcaps/incident.pcapng --quiet --json build/demo/incident.json
-	@echo; echo "More in build/demo/:"; ls build/demo build/demo/plots | sed 's/^/  /'
+	@$(BIN)/smtpscope analyze sample_pcaps/incident.pcapng \
+	  --json build/demo/incident.json --html build/demo/incident.html --plots build/demo/plots
+	@echo; echo "More in build/demo/: incident.html (open it in a browser), incident.json, plots/"
 
 test: venv tshark
 	$(BIN)/python -m pytest

@@ -163,8 +163,11 @@ class Case:
 
         return analysis.trace(self.data, connection)
 
+    @cached_property
     def proving_traces(self) -> dict[int, Trace]:
-        """For each cause the connection that shows it best: the first in its evidence."""
+        """For each cause the connection that shows it best: the first in its evidence. None after reading stdin."""
+        if any(capture.path == "-" for capture in self.data.captures):
+            return {}  # it went by and cannot be read again
         shown = [
             next(iter([e.connection for e in finding.evidence if e.connection is not None] or finding.connections), None)
             for finding in self.data.findings
@@ -198,6 +201,12 @@ class Case:
         from .report import json
 
         return _saved(json.render(self.data), path)
+
+    def to_html(self, path: PathLike | None = None, *, plots: bool = True) -> str:
+        """The report as one HTML file that loads nothing from anywhere; with the plots that prove the causes."""
+        from .report import html as page
+
+        return _saved(page.render(self.data, traces=self.proving_traces if plots else None, plots=plots), path)
 
     def __str__(self) -> str:
         return self.to_text()
@@ -279,7 +288,7 @@ class Plots:
         """The plots that prove the causes, each as PNG and SVG in `folder`; the files written."""
         from .report import plots
 
-        return plots.write_plots(self._case.data, self._case.proving_traces(), Path(folder))
+        return plots.write_plots(self._case.data, self._case.proving_traces, Path(folder))
 
 
 def _saved(text: str, path: PathLike | None) -> str:

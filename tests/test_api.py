@@ -208,6 +208,15 @@ def test_plots_are_saved_as_png_and_svg(black_hole: api.Case, tmp_path: Path) ->
     assert any("pmtud-black-hole" in file.name for file in written)
 
 
+def test_documents_are_texts_and_files(black_hole: api.Case, tmp_path: Path) -> None:
+    """Each to_...() gives the document, and writes the same to a file when asked."""
+    for name in ("text", "json", "html"):
+        file = tmp_path / f"report.{name}"
+        document = getattr(black_hole, f"to_{name}")(file)
+        assert file.read_text(encoding="utf-8") == document
+        assert "10.3.0.2" in document
+
+
 def test_it_works_inside_a_running_event_loop(samples: Path) -> None:
     """Jupyter runs an event loop of its own; analysing inside one is the same."""
 
