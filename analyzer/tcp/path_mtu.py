@@ -614,7 +614,7 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
     s.window_shut = _window_shut(d, main)
     s.window_scaling_broken = bool(d.peer.window_scale and abs(main.seq - 65_535) <= 1 and not s.small_passed)
     if s.at in ("middle", "at_receiver"):  # a sending host leaves the checksum to its network card
-        s.bad_checksums = [r for r in main.rows if checksum_wrong(d, r)]
+        s.bad_checksums = _damaged(d, main)
 
 
 def _duplicate_acks(d: Direction, main: Stuck, size: int, since: int) -> list[Passed]:
@@ -648,6 +648,18 @@ def _smaller_lost(d: Direction, s: Sighting, main: Stuck) -> None:
         # sent at least twice, or sent once while SACK is in use and the peer spoke later
         if len(same) >= 2 or (d.sack_permitted and alive > int(d.time_ns[same[-1]]) + 1_000_000_000):
             s.small_failed.append((int(size), same.tolist()))
+
+
+def _damaged(d: Direction, main: Stuck) -> list[int]:
+    """Stuck rows with a wrong TCP checksum, where smaller packets of the same direction have right ones.
+
+    If all are wrong, nobody computed them: a virtual network leaves that to a card which is not there.
+    """
+    wrong = [r for r in main.rows if checksum_wrong(d, r)]
+    if not wrong:
+        return []
+    smaller = np.flatnonzero((d.ip_bytes < main.ip_bytes) & ((d.flags & SYN) == 0))[:8].tolist()
+    return wrong if any(not checksum_wrong(d, r) for r in smaller) else []
 
 
 def checksum_wrong(d: Direction, row: int) -> bool:
