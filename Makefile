@@ -10,11 +10,11 @@ SUDO   := $(shell [ "$$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n
 CAN_APT := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; } && echo yes)
 APT    := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
-.PHONY: help venv tshark demo test lint lab lab-score bench fuzz notebooks docs clean
+.PHONY: help venv tshark browser demo test lint lab lab-score bench fuzz notebooks docs clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | lint | lab | lab-score | bench | fuzz | notebooks | docs | venv | tshark | clean"
+	@echo "make demo | test | lint | lab | lab-score | bench | fuzz | notebooks | docs | venv | tshark | browser | clean"
 
 venv: $(READY)
 
@@ -29,11 +29,20 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+# $(call program,NAME,PACKAGES): installs the packages when NAME is missing and apt can be used; warns otherwise.
+define program
+	@command -v $(1) >/dev/null || { \
+	  if [ -n "$(CAN_APT)" ]; then $(APT) update || true; $(APT) install -y --no-install-recommends $(2) >/dev/null || true; fi; \
+	  command -v $(1) >/dev/null || echo "warning: no $(1); what needs it is skipped (sudo apt-get install $(2))" >&2; }
+endef
+
 # tshark is the second opinion, and the reader of other file formats; without it everything else works.
 tshark:
-	@command -v tshark >/dev/null || { \
-	  if [ -n "$(CAN_APT)" ]; then $(APT) update || true; $(APT) install -y --no-install-recommends tshark >/dev/null; fi; \
-	  command -v tshark >/dev/null || echo "warning: no tshark; what needs it is skipped (sudo apt-get install tshark)" >&2; }
+	$(call program,tshark,tshark)
+
+# Chromium looks at the HTML report; only the tests of that need it.
+browser:
+	$(call program,chromedriver,chromium chromium-driver fonts-dejavu-core)
 
 demo: venv
 	@mkdir -p build/demo
