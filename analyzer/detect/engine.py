@@ -25,6 +25,10 @@ MAX_EVIDENCE = 12  # pieces shown in a finding of many mails: more is not read; 
 MAX_LISTED = 20  # as many counter-arguments and rivals
 
 
+# Facts that a finding has as fields of its own.
+_FIELDS = {"sender", "receiver", "client", "server", "connections_count", "messages_count", "paths_count"}
+
+
 @dataclass(slots=True)
 class Advice:
     """What one party can do (case.Remedy without the case)."""
@@ -137,10 +141,17 @@ def _complete(subject: Subject) -> dict[str, Value]:
     facts = dict(subject.facts)
     if subject.kind == "path":
         facts |= derive(facts)
-    facts["sender"], facts["receiver"] = subject.sender, subject.receiver
+    facts |= _ends(subject.kind, facts, subject.sender, subject.receiver)
     facts["connections_count"], facts["messages_count"] = len(subject.connections), len(subject.messages)
     facts["paths_count"] = len(subject.paths)
     return facts
+
+
+def _ends(kind: str, facts: Mapping[str, Value], sender: str | None, receiver: str | None) -> dict[str, Value]:
+    """Both ends, by the direction of the data and by their part in the dialogue."""
+    server_sends = facts.get("sender_is") == "server" or (kind == "server" and facts.get("sender_is") is None)
+    client, server = (receiver, sender) if server_sends else (sender, receiver)
+    return {"sender": sender, "receiver": receiver, "client": client, "server": server}
 
 
 def _fires(rule: Rule, subject: Subject, facts: dict[str, Value]) -> _Hit | None:
@@ -299,9 +310,13 @@ def _facts_of(group: _Group) -> dict[str, Value]:
     facts = dict(group.first.facts)
     facts["connections_count"], facts["messages_count"] = len(group.connections), len(group.messages)
     facts["paths_count"] = len(group.paths)
-    for end in ("sender", "receiver"):
-        if not _same(group, end):
-            facts[end] = f"{len({getattr(hit.subject, end) for hit in group.hits})} hosts"
+    sender, receiver = (
+        getattr(group.first.subject, end)
+        if _same(group, end)
+        else f"{len({getattr(hit.subject, end) for hit in group.hits})} hosts"
+        for end in ("sender", "receiver")
+    )
+    facts |= _ends(group.first.subject.kind, facts, sender, receiver)
     if group.host:
         at_least, below = _common_bracket(group.hits)
         facts["mtu_at_least"], facts["mtu_below"] = at_least, below
@@ -314,17 +329,10 @@ def _facts_of(group: _Group) -> dict[str, Value]:
 
 def _shown(rule: Rule, facts: Mapping[str, Value]) -> dict[str, Value]:
     """What the finding shows: the facts that the rule names for it (None: not seen), and what else it used and was seen."""
-    beside = {
-        "sender",
-        "receiver",
-        "connections_count",
-        "messages_count",
-        "paths_count",
-    }  # fields of the finding itself
     return {
         name: facts.get(name)
         for name in rule.uses
-        if name not in beside and (name in rule.facts or facts.get(name) is not None)
+        if name not in _FIELDS and (name in rule.facts or facts.get(name) is not None)
     }
 
 

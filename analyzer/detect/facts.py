@@ -8,7 +8,8 @@ A `Subject` is what facts are about. There is one of kind
     path         per direction of data between two hosts: all their connections weighed together
     connection   per SMTP connection
     message      per mail; its sender is the client, its receiver the server
-    server       per server address and port, as one client saw it: all greetings and EHLO replies together
+    server       per server address and port, as one client saw it: all greetings and EHLO replies together; what a
+                 server says is data from the server, so it is the sender and the client the receiver
     host         per host that sends data (all its paths)
     case         once: everything that was analysed
 
@@ -51,7 +52,7 @@ class Subject:
 
     kind: Kind
     facts: dict[str, Value]
-    sender: str | None = None  # of the data (path), else the client
+    sender: str | None = None  # of the data: the client for mails, the server for greetings
     receiver: str | None = None
     connections: tuple[int, ...] = ()
     messages: tuple[int, ...] = ()
@@ -66,8 +67,10 @@ class Subject:
 # Each line: name | type | unit | meaning. An enum's type is its values, joined by "/".
 
 _EVERYWHERE = """
-sender                       | str   |       | address of the host that sends the data (message, server: the client)
-receiver                     | str   |       | address of the host that receives the data (message, server: the server)
+sender                       | str   |       | address of the host that sends the data (message: the client; server: the server)
+receiver                     | str   |       | address of the host that receives the data (message: the server; server: the client)
+client                       | str   |       | address of the SMTP client, whichever of the two it is
+server                       | str   |       | address of the SMTP server
 connections_count            | int   |       | connections that the finding covers
 messages_count               | int   |       | mails that the finding covers
 paths_count                  | int   |       | paths that the finding covers

@@ -52,15 +52,15 @@ grades:                      # the first one that holds is taken; none: no findi
     when: greeting_code == 220
   - severity: info
     confidence: likely
-merge: receiver              # all connections to one server make one finding
+merge: endpoints             # all connections between the same two hosts make one finding
 explanation:                 # a sentence whose value was not seen is left out
-  - text: "{receiver} greeted after {greeting_delay_s}."
+  - text: "{server} greeted after {greeting_delay_s}."
 remedies:
   - who: server-admin
-    host: "{receiver}"
+    host: "{server}"
     what: Look for a slow DNS or blacklist lookup before the greeting.
     commands:
-      - {for: Linux, run: "time nc {receiver} 25 </dev/null"}
+      - {for: Linux, run: "time nc {server} 25 </dev/null"}
     check: The greeting comes within a second.
 examples:
   fires_on: []

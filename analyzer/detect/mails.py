@@ -650,11 +650,14 @@ def _connection_subject(t: Talk) -> Subject:
                 t, t.zero_window_frames, f"the {t.zero_window_by} announces a window of 0 for {t.zero_window_s:.1f} s"
             )
         )
+    ends = (t.client[0], t.server[0])
+    if t.zero_window_by == "client":  # the data that had to wait is the server's
+        ends, f["sender_is"] = (t.server[0], t.client[0]), "server"
     return Subject(
         kind="connection",
         facts={k: v for k, v in f.items() if v is not None},
-        sender=t.client[0],
-        receiver=t.server[0],
+        sender=ends[0],
+        receiver=ends[1],
         connections=(t.key,),
         messages=tuple(m.key for m in t.mails),
         evidence=evidence,
@@ -689,8 +692,6 @@ def _server_subject(group: list[Talk], offers: Counter[str], says_ehlo: set[str]
         c for t in group for c in t.dialogue.commands if c.verb == "EHLO" and c.reply and c.reply.code in (500, 502)
     ]
     f: dict[str, Value] = {
-        "sender": lead.client[0],
-        "receiver": lead.server[0],
         "ip_version": 6 if ":" in lead.client[0] else 4,
         "captured_at": lead.at,
         "greetings": sum(1 for t in group if t.dialogue.greeting),
@@ -731,8 +732,8 @@ def _server_subject(group: list[Talk], offers: Counter[str], says_ehlo: set[str]
     return Subject(
         kind="server",
         facts={k: v for k, v in f.items() if v is not None},
-        sender=lead.client[0],
-        receiver=lead.server[0],
+        sender=lead.server[0],  # what a server says is data from the server
+        receiver=lead.client[0],
         connections=keys,
         messages=(),
         evidence=evidence,

@@ -112,7 +112,7 @@ HOLE = {
         ({"hole_fits_segments": False}, "likely"),
         ({"hole_fits_segments": False, "hole_after_go_ahead": False}, "possible"),
         ({"capture_dropped": 12}, "possible"),
-        ({"bad_checksums_in": 3}, "possible"),
+        ({"bad_checksums_in": 3}, None),
         ({"hole_s": 2.9}, None),
         ({"later_bytes_or_jumped_ack": False}, None),
         ({"hole_filled": True}, None),
