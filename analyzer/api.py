@@ -101,6 +101,17 @@ def try_rules(packs: Sequence[str] = ()) -> Iterator[Example]:
             yield Example(rule.id, name, must_fire, rule.id in fired_on[capture])
 
 
+def fingerprints(document: PathLike) -> frozenset[str]:
+    """The fingerprints of the findings in an earlier JSON document (`--baseline`)."""
+    import json
+
+    try:
+        findings = json.loads(Path(document).read_text(encoding="utf-8"))["findings"]
+        return frozenset(finding["fingerprint"] for finding in findings)
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{os.fspath(document)}: not a document of smtpscope --json") from None
+
+
 class Case:
     """What one analysis found out, as DataFrames, plots and documents.
 
@@ -239,13 +250,16 @@ class Case:
 
     # -- verdict -------------------------------------------------------------------------------------------------
 
-    def counting(self, severity: _case.Severity, confidence: _case.Confidence = "likely") -> list[_case.Finding]:
-        """The findings at or above both levels that no other finding explains: those that `--fail-on` counts."""
+    def counting(
+        self, severity: _case.Severity, confidence: _case.Confidence = "likely", known: frozenset[str] = frozenset()
+    ) -> list[_case.Finding]:
+        """The findings that `--fail-on` counts: at or above both levels, explained by no other, not known (fingerprints)."""
         floor = _case.SEVERITIES.index(severity), _case.CONFIDENCES.index(confidence)
         return [
             f
             for f in self.data.findings
             if f.explained_by is None
+            and f.fingerprint not in known
             and _case.SEVERITIES.index(f.severity) >= floor[0]
             and _case.CONFIDENCES.index(f.confidence) >= floor[1]
         ]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DONE, COUNTED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + SIGINT, as shells have it
 SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
 CONFIDENCES = ("possible", "likely", "certain")
+CONFIGURATION = "pyproject.toml"
 DOCUMENTS = ("json", "html")  # options of analyze that write one document each, with Case.to_NAME
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # file names and captures hold what a terminal's encoding may not know
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = parser().parse_args(argv)
+        args = parser().parse_args(configured(sys.argv[1:] if argv is None else argv))
         status: int = args.run(args)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
@@ -68,11 +69,14 @@ def analyze(args: argparse.Namespace) -> int:
     _check_targets(wanted)
     if args.plots and "-" in args.captures:
         raise UsageError("--plots reads packets again, which stdin does not allow; name a file instead of -")
+    known = api.fingerprints(args.baseline) if args.baseline else frozenset()
     with _progress(quiet=args.quiet) as progress:
         case = api.analyze(args.captures, progress=progress, **_options(args))
     for capture in case.data.captures:
         for problem in capture.problems:
             _tell("warning" if capture.complete else "error", f"{capture.path}: {problem}")
+    if case.data.interrupted:
+        _tell("error", "interrupted; what follows is what was read until then")
     for name, target in wanted.items():
         document: str = getattr(case, f"to_{name}")()
         _write(document, target)
@@ -80,7 +84,7 @@ def analyze(args: argparse.Namespace) -> int:
         case.plot.save(args.plots)
     if "-" not in wanted.values() and any(capture.frames or capture.complete for capture in case.data.captures):
         _write(case.to_text(**_style(args)), "-")
-    return _status(case, args)
+    return _status(case, args, known)
 
 
 def rules_list(args: argparse.Namespace) -> int:
@@ -133,10 +137,10 @@ def _style(args: argparse.Namespace) -> dict[str, Any]:
     return {"quiet": args.quiet, "color": color_wanted(sys.stdout, os.environ), "width": width}
 
 
-def _status(case: Case, args: argparse.Namespace) -> int:
+def _status(case: Case, args: argparse.Namespace, known: frozenset[str]) -> int:
     if case.data.interrupted:
         return INTERRUPTED
-    if args.fail_on and case.counting(args.fail_on, args.min_confidence):
+    if args.fail_on and case.counting(args.fail_on, args.min_confidence, known):
         return COUNTED
     return DONE if case.data.complete else UNREADABLE
 
@@ -175,7 +179,7 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=26, width=80)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """The whole command line."""
     top = _Parser(prog="smtpscope", description="Reads a packet capture and says why the mail does not get through.")
     top.add_argument("--version", action="version", version=f"smtpscope {__version__}")
@@ -228,6 +232,12 @@ def _add_analyze(commands: Any) -> None:
         default="likely",
         help="count only findings from this confidence on: possible, likely (default) or certain",
     )
+    verdict.add_argument(
+        "--baseline", metavar="FILE", help="an earlier --json document: the findings that it holds do not count"
+    )
+    command.add_argument(
+        "--no-config", action="store_true", help=f"do not read [tool.smtpscope] in {CONFIGURATION} of this folder"
+    )
 
 
 def _add_rules(commands: Any) -> None:
@@ -271,6 +281,40 @@ def _positive(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+# -- configuration -----------------------------------------------------------------------------------------------
+
+
+def configured(argv: Sequence[str]) -> list[str]:
+    """The arguments, those of [tool.smtpscope] put before them, so that what is typed wins. Says which file was read.
+
+    A key is the name of an option of `analyze`; true stands for an option without a value, a list for one that repeats.
+    """
+    arguments = list(argv)
+    file = Path(CONFIGURATION)
+    if arguments[:1] != ["analyze"] or "--no-config" in arguments or not file.is_file():
+        return arguments
+    import tomllib
+
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("smtpscope")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {error} (--no-config leaves it out)") from None
+    if table is None:
+        return arguments
+    options = parser().every_option()
+    chosen = []
+    for key, value in table.items():
+        if f"--{key}" not in options:
+            near = get_close_matches(f"--{key}", options, n=1)
+            hint = f"; did you mean {near[0][2:]}?" if near else ""
+            raise UsageError(f"{file}: [tool.smtpscope] has {key!r}, which is no option of analyze{hint}")
+        for item in value if isinstance(value, list) else [value]:
+            chosen += [f"--{key}"] if item is True else [] if item is False else [f"--{key}={item}"]
+    if "--quiet" not in arguments + chosen:
+        _tell("note", f"options from [tool.smtpscope] in {file}: {' '.join(chosen)}")
+    return ["analyze", *chosen, *arguments[1:]]
 
 
 # -- streams -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -35,6 +36,10 @@ def a_case(*findings: case.Finding, complete: bool = True, interrupted: bool = F
     if not complete:
         info.problems.append("cut off in frame 6")
     return case.Case(captures=[info], findings=list(findings), interrupted=interrupted)
+
+
+def wrapped(*findings: case.Finding) -> api.Case:
+    return api.Case(a_case(*findings), SimpleNamespace())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -146,6 +151,89 @@ def test_json_on_stdout_leaves_the_text_out(analysed: Any, capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert json.loads(out)["schema"] == "smtpscope/1"
     assert err == "smtpscope: error: x.pcap: cut off in frame 6\n"
+
+
+def test_what_the_baseline_holds_does_not_count(analysed: Any, tmp_path: Path) -> None:
+    """A finding of an earlier document is known; a new one still counts."""
+    baseline = tmp_path / "known.json"
+    baseline.write_text(wrapped(finding()).to_json())
+    arguments = ["analyze", "x.pcap", "--quiet", "--fail-on", "low", "--baseline", str(baseline)]
+    analysed(a_case(finding()))
+    assert cli.main(arguments) == 0
+    analysed(a_case(finding(), dataclasses.replace(finding(), id=2, fingerprint="1" * 16)))
+    assert cli.main(arguments) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"findings": [{}]}', '{"findings": 3}'])
+def test_a_baseline_of_another_kind_is_wrong_usage(
+    analysed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
+) -> None:
+    """A file that is no earlier document is named, in one line with status 2."""
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    assert cli.main(["analyze", "x.pcap", "--baseline", str(file)]) == 2
+    assert capsys.readouterr().err == f"smtpscope: error: {file}: not a document of smtpscope --json\n"
+
+
+class TestConfiguration:
+    """[tool.smtpscope] in the pyproject.toml of the working folder."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_its_options_are_used_and_it_is_named(
+        self, analysed: Any, capsys: pytest.CaptureFixture[str], folder: Path
+    ) -> None:
+        """Options from the file apply, and stderr says where they came from."""
+        (folder / "pyproject.toml").write_text('[tool.smtpscope]\nport = [26, 27]\nall-tcp = true\nfail-on = "low"\n')
+        seen = analysed(a_case(finding()))
+        assert cli.main(["analyze", "x.pcap"]) == 1
+        assert (seen["ports"], seen["all_tcp"]) == ([26, 27], True)
+        assert "[tool.smtpscope] in pyproject.toml: --port=26 --port=27 --all-tcp --fail-on=low" in capsys.readouterr().err
+
+    def test_what_is_typed_wins(self, analysed: Any, folder: Path) -> None:
+        """The command line stands after the file."""
+        (folder / "pyproject.toml").write_text('[tool.smtpscope]\nfail-on = "low"\n')
+        analysed(a_case(finding("medium")))
+        assert cli.main(["analyze", "x.pcap", "--fail-on", "critical"]) == 0
+
+    def test_it_can_be_left_out(self, analysed: Any, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+        """--no-config reads nothing and says nothing."""
+        (folder / "pyproject.toml").write_text("[tool.smtpscope\n")
+        analysed(a_case())
+        assert cli.main(["analyze", "x.pcap", "--no-config"]) == 0
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("[tool.smtpscope\n", "pyproject.toml: Expected"),
+            ("[tool.smtpscope]\nfail_on = 'low'\n", "did you mean fail-on?"),
+            ("[tool.smtpscope]\nfail-on = 'bad'\n", "invalid choice: 'bad'"),
+        ],
+    )
+    def test_a_fault_in_it_is_one_line(
+        self, capsys: pytest.CaptureFixture[str], folder: Path, text: str, says: str
+    ) -> None:
+        """A file that cannot be used is wrong usage: status 2, and what is wrong with it."""
+        (folder / "pyproject.toml").write_text(text)
+        try:
+            status = cli.main(["analyze", "x.pcap", "--quiet"])
+        except SystemExit as leaving:
+            status = leaving.code  # type: ignore[assignment]
+        assert status == 2
+        assert says in capsys.readouterr().err
+
+    def test_a_file_without_the_table_is_not_mentioned(
+        self, analysed: Any, capsys: pytest.CaptureFixture[str], folder: Path
+    ) -> None:
+        """Somebody else's pyproject.toml changes nothing."""
+        (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+        analysed(a_case())
+        assert cli.main(["analyze", "x.pcap"]) == 0
+        assert capsys.readouterr().err == ""
 
 
 def test_control_characters_do_not_reach_the_terminal(analysed: Any, capsys: pytest.CaptureFixture[str]) -> None:
