@@ -50,7 +50,9 @@ class Node:
         known = (*required, *optional)
         for key, node in self.value.items():
             if known and key not in known:
-                raise RuleError(f"{self.file}:{node.key_line}: unknown key {key!r} in {what}{did_you_mean(key, known)}")
+                raise RuleError(
+                    f"{self.file}:{node.key_line}: unknown key {_short(key)} in {what}{did_you_mean(key, known)}"
+                )
         for key in required:
             if key not in self.value:
                 self.fail(f"{what} lacks the key {key!r}")

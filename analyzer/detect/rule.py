@@ -207,7 +207,7 @@ def build(root: Node) -> Rule:
     for name in thresholds:
         if name not in scope.used_thresholds:
             assert keys["thresholds"].value
-            keys["thresholds"].value[name].fail(f"threshold {name!r} is never used")
+            keys["thresholds"].value[name].fail(f"threshold {name[:60]!r} is never used")
     return Rule(
         id=_rule_id(keys["id"]),
         about=" ".join(keys["about"].text("about").split()),
@@ -250,7 +250,7 @@ def _thresholds(node: Node | None) -> dict[str, Threshold]:
         return {}
     thresholds: dict[str, Threshold] = {}
     for name, entry in node.mapping("thresholds").items():
-        keys = entry.mapping(f"threshold {name!r}", required=("value", "why"))
+        keys = entry.mapping(f"threshold {name[:60]!r}", required=("value", "why"))
         thresholds[name] = Threshold(keys["value"].number("value"), " ".join(keys["why"].text("why").split()))
     return thresholds
 

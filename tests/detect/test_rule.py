@@ -1,7 +1,10 @@
 """Rule files: what loads, what is refused, and how the refusal reads."""
 
 import os
+import random
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -214,3 +217,24 @@ def test_scalars():
         "7",
         10,
     ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_rule_files(seed, load_text):
+    """However a rule file is damaged, it loads or is refused in one line that names a place in it."""
+    dice = random.Random(seed)
+    texts = [Path(one.file).read_text(encoding="utf-8") for one in rule.load()]
+    for _ in range(60):
+        text = dice.choice(texts)
+        for _ in range(dice.randint(1, 4)):
+            at, length = dice.randrange(len(text)), dice.choice((0, 1, 1, 5, 80))
+            text = (
+                text[:at]
+                + dice.choice(("", "\0", "\t", "{", "[", "&a ", "*a", "- ", ": ", "\n", "'", '"', "%", "é", "9" * 30))
+                + text[at + length :]
+            )
+        try:
+            load_text(text)
+        except RuleError as error:
+            assert re.match(r"rule\.yaml:\d+: \S", str(error)), str(error)  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017

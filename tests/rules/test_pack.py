@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
 import json
 import time
@@ -168,3 +169,18 @@ def test_schema_and_loader_agree(name):
     assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(MUTATIONS[name])
     with pytest.raises(RuleError):
         rule.build(parse(yaml.safe_dump(MUTATIONS[name]), "mutation.yaml"))
+
+
+def test_every_sample_is_an_example():
+    """A rule lists every sample that shows its fault, and its near misses (tests/rules/fill_examples.py writes them)."""
+    place = Path(__file__).with_name("fill_examples.py")
+    spec = importlib.util.spec_from_file_location("fill_examples", place)
+    assert spec is not None
+    assert spec.loader is not None
+    fill = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill)
+    assert set(fill.NEAR_MISSES) == {one.id for one in PACK}
+    for one in PACK:
+        assert (list(one.fires_on), list(one.quiet_on)) == fill.examples(one.id), (
+            f"run {place.name} to list new samples: {one.id}"
+        )
