@@ -34,6 +34,7 @@ from .lines import LINE_LIMIT, Cursor, Line, StreamView
 from .replies import REPLY_LINES_LIMIT, Gap, Read, Reply, ReplyReader
 from .states import BODY, CONNECT, EndedBy, Expect, Machine, MailShape, Phase, Request
 from .terminator import TERMINATOR
+from .tls import TlsSession, read_session
 
 Tls = Literal["none", "starttls", "implicit"]
 Outcome = Literal["delivered", "rejected", "deferred", "aborted"]
@@ -71,6 +72,7 @@ class Mail:
     complete: bool = False  # the end of the content was seen
     ended_by: EndedBy | None = None  # None: nothing ended it as far as was seen
     refusals: tuple[Reply, ...] = ()  # of recipients
+    answered_in_tls: bool | None = None  # the server sent something behind it, whatever it was
 
     @property
     def reply(self) -> Reply | None:
@@ -104,6 +106,7 @@ class Dialogue:
     tls: Tls = "none"
     tls_client_start: int | None = None
     tls_server_start: int | None = None
+    tls_session: TlsSession | None = None  # what its records tell; mails inside it are estimates (via "tls")
     client_name: str | None = None  # argument of the last EHLO, HELO or LHLO
     helo: Literal["EHLO", "HELO", "LHLO"] | None = None  # the last of them that was accepted, else the last one sent
     keywords: tuple[str, ...] = ()  # of the last EHLO reply, upper case, as they stand there (also X-runs)
@@ -570,15 +573,30 @@ class _Reading:
         out.greeting = self.first_greeting if shape.greeting is None else out.replies[shape.greeting]
         if out.phase == "connect" and out.greeting is not None and out.greeting.code < 300:
             out.phase = "greeting"
-        if out.tls != "none":
-            out.phase, out.awaited = "tls", None
         out.unasked = [out.replies[number] for number in shape.unasked]
         for command, answer in zip(out.commands, shape.answers, strict=True):
             command.reply = None if answer is None else out.replies[answer]
         out.mails = [self.mail(m) for m in shape.mails]
+        if out.tls_client_start is not None and out.tls_server_start is not None:
+            self.read_tls(out.tls_client_start, out.tls_server_start)
         self.introduce()
         self.tell_oddities()
         return out
+
+    def read_tls(self, client_start: int, server_start: int) -> None:
+        """Estimates from the records; the phase is "tls" unless a mail hangs in it."""
+        out = self.out
+        session = read_session(self.client_view, self.server_view, client_start, server_start)
+        out.tls_session, out.phase, out.awaited = session, "tls", None
+        for flight in session.mails:
+            mail = Mail(None, (), (), flight.start, via="tls", size=flight.size, size_estimated=True)
+            mail.body_start, mail.body_end = flight.start, flight.end
+            mail.seen_bytes = min(flight.end, self.client.end) - flight.start
+            mail.complete, mail.answered_in_tls = flight.whole, flight.answered
+            out.mails.append(mail)
+        if session.mails and session.mails[-1].answered is False:
+            whole = session.mails[-1].whole
+            out.phase, out.awaited = ("end-of-data", BODY) if whole else ("body", None)
 
     def tell_oddities(self) -> None:
         for cursor, who in ((self.client, "client"), (self.replies.cursor, "server")):

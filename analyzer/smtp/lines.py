@@ -53,7 +53,7 @@ class Cursor:
     """A place in a stream that only moves forward."""
 
     def __init__(self, view: StreamView) -> None:
-        self._pieces = list(_joined(view.pieces()))
+        self._pieces = list(joined(view.pieces()))
         self._index = 0
         first = self._pieces[0] if self._pieces else (view.start, b"")
         last = self._pieces[-1] if self._pieces else first
@@ -147,7 +147,7 @@ class Cursor:
         return self._terminator_at if self._terminator_at < self.piece_end else None
 
 
-def _joined(pieces: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+def joined(pieces: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """The same bytes in maximal runs: neighbours put together, empty ones left out."""
     run: list[bytes] = []
     begin, length = 0, 0
