@@ -263,7 +263,6 @@ class Decoder:
         outcome = self.reassembly.add((self._capture, ip.src, ip.dst, *ident), piece)
         if isinstance(outcome, str):
             raise _Stop(outcome)
-        self._tally.add("fragments", outcome.pieces - 1)
         header = outcome.first.header
         base = len(self._arena)
         self._arena += header + outcome.data

@@ -8,7 +8,7 @@ An engine is anything that fills this table; one test demands equal tables from 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -27,7 +27,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "frame": ("i8", "frame number in its capture, from 1, as Wireshark counts"),
     "interface": ("u2", "pcapng interface id within its section; 0 in pcap"),
     "outgoing": ("i1", "1 sent by the capturing host, 0 received, -1 unknown (SLL packet type, pcapng epb_flags)"),
-    "frame_bytes": ("i4", "length of the frame on the wire (original length)"),
+    "frame_bytes": ("i4", "length of the frame on the wire, as the capture tells it (original length)"),
     "captured_bytes": ("i4", "bytes of the frame present in the capture"),
     "ip_version": ("u1", "4 or 6; of the innermost IP header that carries the TCP header"),
     "src_hi": ("u8", "source address, high 64 bits"),
@@ -40,20 +40,20 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "ip_bytes": ("i4", "length of the IP packet, headers included; taken from the frame where the header says 0 (TSO)"),
     "fragments": ("u1", "0 = the packet was not fragmented; else the number of fragments seen"),
     "fragment_bytes": ("i4", "largest fragment as an IP packet; 0 when not fragmented"),
-    "tunnel_depth": ("u1", "IP headers (or MPLS/PPPoE shims do not count) outside this one"),
+    "tunnel_depth": ("u1", "IP headers outside this one; VLAN tags, MPLS labels and PPPoE do not count"),
     "outer_bytes": ("i4", "length of the outermost IP packet; 0 when there is no tunnel"),
     "src_port": ("u2", "TCP source port"),
     "dst_port": ("u2", "TCP destination port"),
     "seq": ("u4", "TCP sequence number as sent"),
     "ack": ("u4", "TCP acknowledgment number as sent"),
     "flags": ("u2", "TCP flags, low 8 bits (CWR ECE URG ACK PSH RST SYN FIN)"),
-    "window": ("u2", "TCP window as sent, not scaled"),
+    "window": ("u2", "TCP window as sent, not scaled; 65535 where the capture cut the header off before it"),
     "payload_bytes": ("i4", "TCP payload length on the wire (may be more than was captured)"),
     "has_ts": ("?", "TCP timestamps option present"),
     "ts_val": ("u4", "TCP timestamp value; 0 when absent"),
     "ts_ecr": ("u4", "TCP timestamp echo reply; 0 when absent"),
     "mss": ("u2", "MSS option; 0 when absent"),
-    "window_scale": ("i1", "window scale option; -1 when absent"),
+    "window_scale": ("i1", "window scale option, 14 at most (RFC 7323 section 2.3); -1 when absent"),
     "sack_permitted": ("?", "SACK-permitted option present"),
     "sack_at": ("i4", "row of the first block in sack_blocks; 0 when there is none"),
     "sack_count": ("u1", "number of SACK blocks"),
@@ -71,6 +71,35 @@ def address_text(hi: int, lo: int) -> str:
     return str(IPv6Address(hi << 64 | lo))
 
 
+class LazyColumns(Mapping[str, Array]):
+    """Columns that are put together when they are first asked for: most of the 37 never are."""
+
+    __slots__ = ("_made", "_make", "_rows")
+
+    def __init__(self, make: Callable[[str], Array], rows: int) -> None:
+        self._make = make
+        self._made: dict[str, Array] = {}
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> Array:
+        column = self._made.get(name)
+        if column is None:
+            if name not in COLUMNS:
+                raise KeyError(name)
+            column = self._made[name] = self._make(name)
+        return column
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
+
+    @property
+    def rows(self) -> int:
+        return self._rows
+
+
 @dataclass(slots=True)
 class PacketTable:
     """Columns of equal length, as `COLUMNS` describes them; rows in capture order.
@@ -79,12 +108,13 @@ class PacketTable:
     whoever keeps rows for longer calls `detach`.
     """
 
-    columns: dict[str, Array]
+    columns: Mapping[str, Array]
     sack_blocks: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty((0, 2), np.uint32))
     buffers: tuple[npt.NDArray[np.uint8], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.columns["time_ns"])
+        columns = self.columns
+        return columns.rows if type(columns) is LazyColumns else len(columns["time_ns"])
 
     def __getattr__(self, name: str) -> Array:
         # Only reached when normal lookup fails: the names in COLUMNS.
@@ -95,7 +125,13 @@ class PacketTable:
 
     def __getitem__(self, rows: Any) -> PacketTable:
         """A table of the chosen rows (index array, mask or slice); buffers and SACK blocks are shared."""
-        return PacketTable({k: v[rows] for k, v in self.columns.items()}, self.sack_blocks, self.buffers)
+        columns = self.columns
+        if isinstance(rows, slice):
+            count = len(range(*rows.indices(len(self))))
+        else:
+            rows = np.asarray(rows)
+            count = int(np.count_nonzero(rows)) if rows.dtype == np.bool_ else len(rows)
+        return PacketTable(LazyColumns(lambda name: columns[name][rows], count), self.sack_blocks, self.buffers)
 
     def payload(self, row: int) -> bytes:
         """The captured payload bytes of one row (may be fewer than `payload_bytes`)."""
@@ -115,23 +151,25 @@ class PacketTable:
 
     def detach(self) -> PacketTable:
         """A copy whose bytes live in one private buffer, so that the window can be let go."""
-        n = len(self)
         cols = {k: v.copy() for k, v in self.columns.items()}
-        if not n:
+        if not len(self):
             return PacketTable(cols)
         start = cols["ip_at"]
-        size = np.maximum(cols["payload_at"] + cols["payload_captured"] - start, 0)
-        at = np.zeros(n, np.int64)
-        np.cumsum(size[:-1], out=at[1:])
-        arena = np.empty(int(size.sum()), np.uint8)
-        for b, buf in enumerate(self.buffers):
-            for i in np.flatnonzero(cols["buffer"] == b):
-                arena[at[i] : at[i] + size[i]] = buf[start[i] : start[i] + size[i]]
+        end = np.maximum(cols["payload_at"] + cols["payload_captured"], start)
+        # Slices of a memoryview joined are one copy of each packet at the speed of memcpy.
+        views = [memoryview(buf) for buf in self.buffers]
+        if len(views) == 1:
+            pieces = map(views[0].__getitem__, map(slice, start.tolist(), end.tolist()))
+            arena = b"".join(pieces)
+        else:
+            which = zip(cols["buffer"].tolist(), start.tolist(), end.tolist(), strict=True)
+            arena = b"".join([views[b][i:j] for b, i, j in which])
+        at = np.cumsum(end - start) - (end - start)
         cols["payload_at"] = cols["payload_at"] - start + at
         cols["ip_at"] = at
-        cols["buffer"] = np.zeros(n, np.uint8)
+        cols["buffer"] = np.zeros(len(at), np.uint8)
         sacks, cols["sack_at"] = _take_blocks(self.sack_blocks, cols["sack_at"], cols["sack_count"])
-        return PacketTable(cols, sacks, (arena,))
+        return PacketTable(cols, sacks, (np.frombuffer(arena, np.uint8),))
 
     @staticmethod
     def empty() -> PacketTable:
@@ -221,7 +259,9 @@ class Batch:
     packets: PacketTable
     icmp: list[IcmpError]
     last_time_ns: int | None  # the capture's clock at the end of the window (of any packet), None for an empty one
-    counts: dict[str, int] = field(default_factory=dict)  # frames read; "not-ip", "not-tcp", "undecodable", ...
+    counts: dict[str, int] = field(
+        default_factory=dict
+    )  # "frames" read, and those without a row by wanted.Tally's names
     tcp_ports: npt.NDArray[np.int64] | None = None  # packets per lower TCP port of what was not kept, length 65536
 
 

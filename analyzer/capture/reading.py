@@ -37,6 +37,7 @@ def read(
     which grows as it is read; bad content ends up there, never in an exception. `skipped` gets the names of files that
     were met in folders and globs and are no captures.
 
+    A port on which a HELO is seen is wanted from then on; its rows of the window before come with that batch.
     A batch's bytes (payloads) may be looked at until the next batch is asked for; keep more with `PacketTable.detach`.
     """
     wanted = Wanted(options.ports, all_tcp=options.all_tcp, only=options.only)
@@ -111,6 +112,10 @@ def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: Rea
     finally:
         windows.close()
     info.bytes = windows.offset
+    if small and info.complete and info.bytes < (size or 0):
+        framing.problem(
+            info, f"the file had {size} bytes when it was named and {info.bytes} when it was read: it was cut short"
+        )
     if source.compression:
         info.format = f"{info.format}, {source.compression}".lstrip(", ")
 
@@ -125,6 +130,7 @@ def _decode(windows: Windows, info: CaptureInfo, wanted: Wanted, options: ReadOp
     engine = _Engine(wanted, info, options.engine)
     window: list[framing.Records] = []
     unknown: dict[int, int] = {}
+    too_deep = 0
     for records in framing.read_records(windows, info):
         if len(records):
             window.append(records)
@@ -135,16 +141,16 @@ def _decode(windows: Windows, info: CaptureInfo, wanted: Wanted, options: ReadOp
             batch, tally = engine.window(window)
             for link_type, frames in tally.unknown_links.items():
                 unknown[link_type] = unknown.get(link_type, 0) + frames
+            too_deep += tally.counts.get("too-deep", 0)
             window = []
             yield batch
             del batch
+    if too_deep:
+        deepest = f"more than {exact.MAX_DEPTH} tunnels or tags inside each other"
+        framing.problem(info, f"{too_deep} frames have {deepest}: they were not read")
+    unknown.pop(framing.NO_LINK_TYPE, None)  # said when the interface was missed
     for link_type, frames in sorted(unknown.items()):
-        named = (
-            "an undescribed interface"
-            if link_type == framing.NO_LINK_TYPE
-            else f"link type {link_type}, which is not known"
-        )
-        framing.problem(info, f"{frames} frames are of {named}: they were not read")
+        framing.problem(info, f"link type {link_type} is not known: {frames} frames were not read")
 
 
 def _account(info: CaptureInfo, records: framing.Records) -> None:
@@ -184,14 +190,20 @@ class _Engine:
     def __init__(self, wanted: Wanted, info: CaptureInfo, engine: str) -> None:
         self.wanted, self.info, self.engine = wanted, info, engine
         self.exact = exact.Decoder(wanted)
+        self.previous: list[framing.Records] = []
 
     def window(self, window: list[framing.Records]) -> tuple[Batch, Tally]:
         before = self.exact.reassembly.snapshot()
-        packets, icmp, tally = self._once(window)
+        packets, icmp, tally = self._once(self.exact, window)
         if tally.greeted:
-            self.wanted.add(tally.greeted)
+            ports = tally.greeted
+            self.wanted.add(ports)
             self.exact.reassembly.restore(before)
-            packets, icmp, tally = self._once(window)
+            packets, icmp, tally = self._once(self.exact, window)
+            missed, missed_icmp = self._missed(ports, tally)
+            packets, icmp = PacketTable.concat([missed, packets]), missed_icmp + icmp
+        if self.wanted.discovers:
+            self.previous = window
         frames = sum(map(len, window))
         batch = Batch(
             packets=packets,
@@ -202,15 +214,26 @@ class _Engine:
         )
         return batch, tally
 
-    def _once(self, window: list[framing.Records]) -> tuple[PacketTable, list[IcmpError], Tally]:
+    def _missed(self, ports: set[int], tally: Tally) -> tuple[PacketTable, list[IcmpError]]:
+        """Packets of these ports in the window before: the handshake and greeting that came before the HELO."""
+        missed, icmp, _ = self._once(exact.Decoder(Wanted(ports)), self.previous)
+        for src_port, dst_port in zip(missed.src_port.tolist(), missed.dst_port.tolist(), strict=True):
+            tally.other_tcp(src_port, dst_port, -1)
+        tally.add("not-tcp", -len(icmp))
+        tally.add("icmp-errors", len(icmp))
+        return missed, icmp
+
+    def _once(
+        self, decoder: exact.Decoder, window: list[framing.Records]
+    ) -> tuple[PacketTable, list[IcmpError], Tally]:
         tally = Tally()
         tables, errors = [], []
         for records in window:
             rows: Iterable[int] = range(len(records))
             if self.engine != "dpkt":
-                table, rows = columnar.decode(records, self.wanted, self.info.id, tally)
+                table, rows = columnar.decode(records, decoder.wanted, self.info.id, tally)
                 tables.append(table)
-            table, icmp = self.exact.decode(records, rows, self.info.id, tally)
+            table, icmp = decoder.decode(records, rows, self.info.id, tally)
             tables.append(table)
             errors += icmp
         packets = PacketTable.concat(tables)

@@ -43,6 +43,7 @@ class Source:
     size: int | None = None  # bytes as stored, where it is known
     error: str | None = None  # why it can not be read, known without opening it
     compression: str = ""
+    identity: tuple[int, int] | None = None  # device and inode: the same file under two names is read once
     _held: Stream | None = field(default=None, repr=False)
 
     def open(self) -> Stream:
@@ -76,9 +77,6 @@ class Source:
         packed: Stream = _Rejoined(head, cast(Stream, raw))
         self.compression = _compression(head)
         if not self.compression:
-            if raw.seekable():
-                raw.seek(0)
-                return cast(Stream, raw)
             return packed
         unpacked = _decompressor(self.compression, io.BufferedReader(_AsFile(packed), PACKED_BYTES))
         inner = _read_up_to(unpacked, 6)
@@ -94,15 +92,15 @@ def expand(args: Sequence[str], skipped: list[str] | None = None) -> list[Source
     sources: list[Source] = []
     for arg in args:
         sources += _expand_one(arg, passed_over)
-    unique: dict[str, Source] = {}
+    unique: dict[object, Source] = {}
     for source in sources:
-        unique.setdefault(source.name, source)
+        unique.setdefault(source.identity or source.name, source)
     return list(unique.values())
 
 
 def _expand_one(arg: str, skipped: list[str]) -> list[Source]:
     if arg == "-":
-        return [Source("-", lambda: sys.stdin.buffer, again=False)]
+        return [Source("-", _standard_input, again=False)]
     if "://" in arg:
         return _expand_url(arg, skipped)
     if os.path.isdir(arg):
@@ -114,6 +112,12 @@ def _expand_one(arg: str, skipped: list[str]) -> list[Source]:
         found = _captures_among([n for n in names if os.path.isfile(n)], skipped)
         return found or [_unreadable(arg, f"no capture among the {len(names)} files that match")]
     return [_of_file(arg)]
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.closed:
+        raise CaptureError("standard input is closed")
+    return sys.stdin.buffer
 
 
 def _of_folder(folder: str, skipped: list[str]) -> list[Source]:
@@ -173,10 +177,11 @@ def is_foreign_capture(head: bytes) -> bool:
 def _of_file(name: str) -> Source:
     try:
         found = os.stat(name)
-    except OSError as error:
-        return _unreadable(name, (error.strerror or "cannot be read").lower())
+    except (OSError, ValueError) as error:
+        return _unreadable(name, (getattr(error, "strerror", None) or "cannot be read").lower())
     if stat.S_ISREG(found.st_mode):
-        return Source(name, lambda: open(name, "rb", buffering=0), size=found.st_size)
+        identity = (found.st_dev, found.st_ino)
+        return Source(name, lambda: open(name, "rb", buffering=0), size=found.st_size, identity=identity)
     if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode):
         return Source(name, lambda: open(name, "rb", buffering=0), again=False)
     return _unreadable(name, "neither a file nor a folder nor a pipe")
@@ -234,7 +239,7 @@ def _decompressor(name: str, packed: BinaryIO) -> Stream:
         module = _first_module("isal.igzip", "gzip")
         return cast(Stream, module.GzipFile(fileobj=packed, mode="rb"))
     if name == "xz":
-        return cast(Stream, importlib.import_module("lzma").LZMAFile(packed))
+        return _Xz(packed)
     if name == "bz2":
         return cast(Stream, importlib.import_module("bz2").BZ2File(packed))
     if name == "zstd":
@@ -292,6 +297,43 @@ class _Rejoined:
 
     def close(self) -> None:
         self._rest.close()
+
+
+class _Xz:
+    """xz with a limit on memory, which Python's LZMAFile does not have: a few bytes can ask for a dictionary of 4 GB."""
+
+    # xz -9 needs 65 MiB to unpack.
+    MEMORY_BYTES = 256 << 20
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._lzma = importlib.import_module("lzma")
+        self._packed = packed
+        self._unpacker = self._new()
+
+    def _new(self) -> Any:
+        return self._lzma.LZMADecompressor(format=self._lzma.FORMAT_XZ, memlimit=self.MEMORY_BYTES)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        size = min(len(buffer), 4 << 20)
+        packed = b""
+        while True:
+            if self._unpacker.eof:  # streams may follow each other
+                packed = self._unpacker.unused_data or self._packed.read(PACKED_BYTES)
+                if not packed.lstrip(b"\0"):
+                    return 0
+                self._unpacker = self._new()
+            elif self._unpacker.needs_input:
+                packed = self._packed.read(PACKED_BYTES)
+                if not packed:
+                    raise EOFError("the compressed file ends in the middle")
+            data = self._unpacker.decompress(packed, size)
+            packed = b""
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+    def close(self) -> None:
+        self._packed.close()
 
 
 class _AsFile(io.RawIOBase):

@@ -98,9 +98,9 @@ class Tally:
         if frames:
             self.counts[name] = self.counts.get(name, 0) + frames
 
-    def other_tcp(self, src_port: int, dst_port: int) -> None:
-        self.add("other-tcp")
-        self.tcp_ports[min(src_port, dst_port)] += 1
+    def other_tcp(self, src_port: int, dst_port: int, frames: int = 1) -> None:
+        self.add("other-tcp", frames)
+        self.tcp_ports[min(src_port, dst_port)] += frames
 
     def unknown_link(self, link_type: int, frames: int = 1) -> None:
         self.add("unknown-link", frames)

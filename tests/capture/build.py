@@ -51,11 +51,19 @@ def ip4(
     head = 20 + len(options)
     part = df << 14 | more << 13 | offset // 8
     length = head + len(payload) if total is None else total
-    return struct.pack(">BBHHHBBH4s4s", 0x40 | head // 4, 0, length, ident, part, ttl, protocol, 0, src, dst) + options + payload
+    return (
+        struct.pack(">BBHHHBBH4s4s", 0x40 | head // 4, 0, length, ident, part, ttl, protocol, 0, src, dst)
+        + options
+        + payload
+    )
 
 
-def ip6(payload: bytes, *, protocol: int = 6, src: bytes = A6, dst: bytes = B6, length: int | None = None, hops: int = 60) -> bytes:
-    return struct.pack(">IHBB", 6 << 28, len(payload) if length is None else length, protocol, hops) + src + dst + payload
+def ip6(
+    payload: bytes, *, protocol: int = 6, src: bytes = A6, dst: bytes = B6, length: int | None = None, hops: int = 60
+) -> bytes:
+    return (
+        struct.pack(">IHBB", 6 << 28, len(payload) if length is None else length, protocol, hops) + src + dst + payload
+    )
 
 
 def extension(protocol: int, payload: bytes, size: int = 0) -> bytes:
@@ -138,10 +146,21 @@ def interface(link_type: int = 1, *, snaplen: int = 262144, options: bytes = b""
 
 
 def enhanced(
-    packet: bytes, ticks: int = 0, *, interface_id: int = 0, original: int | None = None, options: bytes = b"", order: str = "<"
+    packet: bytes,
+    ticks: int = 0,
+    *,
+    interface_id: int = 0,
+    original: int | None = None,
+    options: bytes = b"",
+    order: str = "<",
 ) -> bytes:
     head = struct.pack(
-        order + "IIIII", interface_id, ticks >> 32, ticks & 0xFFFFFFFF, len(packet), len(packet) if original is None else original
+        order + "IIIII",
+        interface_id,
+        ticks >> 32,
+        ticks & 0xFFFFFFFF,
+        len(packet),
+        len(packet) if original is None else original,
     )
     return block(6, head + packet + bytes(-len(packet) % 4) + options, order)
 

@@ -17,8 +17,14 @@ SAMPLES = Path(__file__).resolve().parents[2] / "sample_pcaps"
 
 ports = st.sampled_from([25, 587, 80, 443, 40000, 40001])
 timestamps = st.binary(min_size=8, max_size=8).map(lambda v: b"\x01\x01\x08\x0a" + v)
-sack = st.integers(1, 4).flatmap(lambda n: st.binary(min_size=8 * n, max_size=8 * n)).map(lambda v: bytes([1, 1, 5, len(v) + 2]) + v)
-syn_options = st.permutations([b"\x02\x04\x05\xb4", b"\x04\x02", b"\x08\x0a" + bytes(8), b"\x01", b"\x03\x03\x07"]).map(b"".join)
+sack = (
+    st.integers(1, 4)
+    .flatmap(lambda n: st.binary(min_size=8 * n, max_size=8 * n))
+    .map(lambda v: bytes([1, 1, 5, len(v) + 2]) + v)
+)
+syn_options = st.permutations([b"\x02\x04\x05\xb4", b"\x04\x02", b"\x08\x0a" + bytes(8), b"\x01", b"\x03\x03\x07"]).map(
+    b"".join
+)
 tcp_options = st.one_of(
     st.just(b""), timestamps, sack, st.builds(bytes.__add__, timestamps, sack), syn_options, st.binary(max_size=40)
 ).map(lambda options: options[:40])
@@ -54,7 +60,9 @@ def datagrams(draw: st.DrawFn) -> tuple[int, bytes]:
         options = draw(st.sampled_from([b"", b"", b"", b"\x01" * 8]))
         total = draw(st.sampled_from([None, None, None, 0, 21, 40, 2000]))
         more, offset = draw(st.sampled_from([(False, 0)] * 6 + [(True, 0), (False, 16), (True, 24)]))
-        ip = build.ip4(data, protocol=protocol, options=options, total=total, more=more, offset=offset, df=draw(st.booleans()))
+        ip = build.ip4(
+            data, protocol=protocol, options=options, total=total, more=more, offset=offset, df=draw(st.booleans())
+        )
         if draw(st.integers(0, 9)) == 9:
             ip = bytes([draw(st.integers(0, 255))]) + ip[1:]
         return 0x0800, ip
@@ -89,7 +97,9 @@ def frames(draw: st.DrawFn, link_type: int) -> bytes:
     if draw(st.integers(0, 14)) == 14:
         ethertype = draw(st.sampled_from([0x0806, 0x0026, 0x88CC, 0x8847, 0x8864, 0x6558]))
     if link_type == 1:
-        tags = draw(st.lists(st.sampled_from([0x8100, 0x88A8, 0x9100]), max_size=draw(st.sampled_from([0, 0, 1, 2, 3, 12]))))
+        tags = draw(
+            st.lists(st.sampled_from([0x8100, 0x88A8, 0x9100]), max_size=draw(st.sampled_from([0, 0, 1, 2, 3, 12])))
+        )
         return build.ethernet(packet, ethertype, tags) + draw(st.sampled_from([b"", b"", bytes(6)]))
     if link_type == 113:
         return build.cooked(packet, ethertype, draw(st.integers(0, 4)))

@@ -34,7 +34,9 @@ def same(one: tuple[np.ndarray, int], other: tuple[np.ndarray, int]) -> None:
 inner = build.pcap([bytes(30)] * 8)[24:]  # records inside a packet: what lanes may take for the real ones
 inner_blocks = build.enhanced(bytes(40)) * 6
 packets = st.lists(
-    st.one_of(st.integers(0, 120).map(bytes), st.just(inner), st.just(inner_blocks), st.binary(max_size=60)), min_size=60, max_size=200
+    st.one_of(st.integers(0, 120).map(bytes), st.just(inner), st.just(inner_blocks), st.binary(max_size=60)),
+    min_size=60,
+    max_size=200,
 )
 damage = st.lists(st.tuples(st.integers(24, 12000), st.integers(0, 255)), max_size=6)
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -50,7 +52,9 @@ def damaged(data: bytes, at: list[tuple[int, int]]) -> bytes:
 
 @given(packets, st.sampled_from("<>"), damage, st.integers(0, 40))
 @SETTINGS
-def test_pcap_lanes_find_what_the_plain_walk_finds(packets: list[bytes], order: str, at: list[tuple[int, int]], cut: int) -> None:
+def test_pcap_lanes_find_what_the_plain_walk_finds(
+    packets: list[bytes], order: str, at: list[tuple[int, int]], cut: int
+) -> None:
     """Whatever lies in the packets, wherever the file is damaged or cut."""
     data = damaged(build.pcap(packets, order=order), at)
     buffer, end = padded(data), len(data) - cut
