@@ -191,7 +191,8 @@ class _Analysis:
                 ledger.messages += [m.key for m in talk.mails]
                 lost_at = self._lost_at(sighting)
                 for m, mail in zip(talk.mails, talk.dialogue.mails, strict=True):
-                    if lost_at is not None and m.answered is not True and m.in_data:
+                    # 421: the server's own time-out, not an answer to the mail (RFC 5321 3.8)
+                    if lost_at is not None and (m.answered is not True or m.reply_code == 421) and m.in_data:
                         end = mail.terminator_end or max(mail.body_end or 0, lost_at + 1)
                         m.stuck = mail.start <= lost_at < end
                         if m.stuck:

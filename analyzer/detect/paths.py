@@ -81,6 +81,7 @@ class PathLedger:
     undecided: Counter[int] = field(default_factory=Counter)
     sent_segments: int = 0
     lost_segments: int = 0
+    lost_joined: int = 0
     delayed_s: float = 0.0
     rtt_s: float | None = None
     mss_peer: int | None = None
@@ -108,6 +109,7 @@ class PathLedger:
         self.undecided.update(s.undecided)
         self.sent_segments += s.sent_segments
         self.lost_segments += s.lost_segments
+        self.lost_joined += s.lost_joined
         self.delayed_s = max(self.delayed_s, s.delayed_s)
         d = s.direction
         if len(d):
@@ -187,12 +189,18 @@ class _Weighing:
         p, f = self.p, self.facts
         at = p.at.most_common(1)[0][0] if p.at else "unknown"
         main_view = self._strongest()
-        hole_view = self._deepest_hole() if main_view is None or main_view.sighting.main is None else None
+        hole_view = self._deepest_hole()
+        if main_view is not None and hole_view is not None:
+            # behind the narrow link what arrives twice was needless; before it a hole is the capture's own loss
+            if self._is_unresolved(main_view) or main_view.sighting.main.shrank:  # type: ignore[union-attr]
+                hole_view = None
+            else:
+                main_view = None
         lead = main_view or hole_view or (p.views[0] if p.views else None)
         if lead:
             at = lead.sighting.at
             f["sender_is"] = lead.sender_is
-            f["ip_version"] = int(lead.sighting.direction.table.ip_version[0])
+        f["ip_version"] = 6 if ":" in p.sender else 4
         f["sender"], f["receiver"] = p.sender, p.receiver
         f["captured_at"] = at
         f["connections_total"] = len(p.connections)
@@ -216,7 +224,10 @@ class _Weighing:
         icmp_views = [(v, i) for v in p.views for i in v.sighting.icmp if i.suspicion is None]
         mtus = [i.error.mtu for _, i in icmp_views if i.error.mtu]
         icmp_mtu = min(mtus) if mtus else None
-        total_below = min((x for x in (below, icmp_mtu + 1 if icmp_mtu else None) if x is not None), default=None)
+        # MTU 0 comes from a router older than RFC 1191: all it says is that the quoted packet was too big
+        unnamed = [i.error.quoted_ip_bytes for _, i in icmp_views if i.error.mtu == 0 and i.error.quoted_ip_bytes]
+        by_icmp = [icmp_mtu + 1] if icmp_mtu else unnamed[:1]
+        total_below = min((x for x in (below, *by_icmp) if x is not None), default=None)
         if at_least is not None and total_below is not None and at_least >= total_below:
             at_least = self._largest_delivered(None, total_below)
         f["mtu_at_least"], f["mtu_below"] = at_least, total_below
@@ -373,6 +384,11 @@ class _Weighing:
             )
         self._rivals(view, main, passed, changed)
         return main.first_ns if changed else None
+
+    @staticmethod
+    def _is_unresolved(v: View) -> bool:
+        main = v.sighting.main
+        return main is not None and main.acked_ns is None and len(main.rows) >= 3
 
     @staticmethod
     def _passed_refs(d: Direction, x: Passed) -> list[Ref]:
@@ -682,7 +698,7 @@ class _Weighing:
         assert main is not None
         f["stalled_s"] = (main.acked_ns or max(main.last_ns, main.first_ns)) / 1e9 - main.first_ns / 1e9
         dead = s.peer_silent or (f.get("small_failed_after") and not f.get("small_passed_after"))
-        if dead:
+        if dead and (main.acked_ns is None or self._more_than_loss(main)):
             f["outage_s"] = f["stalled_s"]
             f["outage_ended"] = main.acked_ns is not None
             self._add(
@@ -692,13 +708,31 @@ class _Weighing:
                 f"sent {len(main.rows)} times; nothing of any size got through",
             )
 
+    def _more_than_loss(self, main: Stuck) -> bool:
+        """Losing all these sends at the loss rate of the rest of the path would be too improbable."""
+        n = len(main.lost_sizes)
+        rest_lost = max(self.p.lost_segments - n, 0)
+        rest_sent = max(self.p.sent_segments - n, rest_lost)
+        return bool(((rest_lost + 1) / (rest_sent + 2)) ** n <= ROUTE_CHANGE_P)
+
     def _loss(self, below: int | None) -> None:
         """Losses that have nothing to do with size: those of packets above the path MTU are left out."""
         p, f = self.p, self.facts
-        for_size = sum(n for z, (n, *_) in p.lost.items() if below is not None and z >= below)
-        # a swallowed end of mail is no accident of the line either
-        swallowed = sum(len(v.sighting.main.rows) for v in p.views if v.at_end_of_mail and v.sighting.main)
-        lost = max(p.lost_segments - for_size - swallowed, 0)
+        # a packet that a router called too big (believable or not) was not lost by accident
+        told = [i.error.quoted_ip_bytes for v in p.views for i in v.sighting.icmp if i.error.quoted_ip_bytes]
+        edge = min((x for x in (below, *told[:1]) if x is not None), default=None)
+        for_size = sum(n for z, (n, *_) in p.lost.items() if edge is not None and z >= edge)
+        if edge is not None:
+            for_size += p.lost_joined
+        # nor is a swallowed end of mail an accident of the line, a dead path, or a damaged packet
+        other = sum(
+            len(v.sighting.main.rows)
+            for v in p.views
+            if v.sighting.main and (v.at_end_of_mail or v.sighting.bad_checksums or "outage_s" in f)
+        )
+        lost = max(p.lost_segments - for_size - other, 0)
+        if f.get("recovered"):
+            lost = 0
         f["sent_segments"], f["lost_segments"] = p.sent_segments, lost
         f["loss_ratio"] = lost / p.sent_segments if p.sent_segments else 0.0
         f["delayed_mail_s"] = p.delayed_s if lost else 0.0

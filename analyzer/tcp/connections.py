@@ -8,13 +8,14 @@ a SYN in the capture, so the outcome does not depend on where the windows of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..capture.packets import ACK, FIN, RST, SYN, PacketTable
+from ..capture.packets import ACK, FIN, RST, SYN, Array, LazyColumns, PacketTable
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -58,103 +59,261 @@ def _flow_keys(t: PacketTable) -> tuple[npt.NDArray[np.uint64], Bools]:
     return _mix(_mix(np.minimum(a, b)) * c1 ^ np.maximum(a, b)), swapped
 
 
+def _numbered(key: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+    """Flows numbered from 0 in the order of their first row, without sorting 64-bit keys.
+
+    Every row writes its number into a table at a slot that its key tells, the first row last, so that it stays. A row
+    that then finds another key in its slot (two flows share it) goes through `np.unique`; there are few.
+    """
+    n = len(key)
+    bits = max(int(n - 1).bit_length() + 2, 4)
+    slot = (key >> np.uint64(64 - bits)).astype(np.int64)
+    table = np.empty(1 << bits, np.int32)
+    rows = np.arange(n, dtype=np.int32)
+    table[slot[::-1]] = rows[::-1]
+    lead = table[slot]
+    lost = np.flatnonzero(key[lead] != key)
+    if len(lost):
+        _, first, inverse = np.unique(key[lost], return_index=True, return_inverse=True)
+        lead[lost] = lost[first][inverse]
+    is_lead = lead == rows
+    number = np.cumsum(is_lead, dtype=np.int32) - np.int32(1)
+    return number[lead]
+
+
+def _grouped(number: npt.NDArray[np.int32]) -> Ints:
+    """A stable argsort of small numbers: NumPy sorts 16-bit integers by radix, in linear time."""
+    order = np.argsort((number & 0xFFFF).astype(np.uint16), kind="stable")
+    if len(number) and int(number.max()) > 0xFFFF:
+        order = order[np.argsort((number >> 16)[order].astype(np.uint16), kind="stable")]
+    return order
+
+
+class _Rows(NamedTuple):
+    """What tells which connections are over: some columns of packets, and where on the shelf the others are."""
+
+    place: Ints
+    key: npt.NDArray[np.uint64]
+    swapped: Bools
+    time_ns: Ints
+    flags: npt.NDArray[np.uint16]
+    seq: npt.NDArray[np.uint32]
+    ack: npt.NDArray[np.uint32]
+    payload_bytes: npt.NDArray[np.int32]
+
+    def take(self, rows: Array) -> _Rows:
+        return _Rows._make(column[rows] for column in self)
+
+    def then(self, more: _Rows) -> _Rows:
+        columns: Iterator[tuple[Array, Array]] = zip(self, more, strict=True)
+        return _Rows._make(np.concatenate(pair) for pair in columns) if len(self.place) else more
+
+
+_NO_ROWS = _Rows._make(np.empty(0, dtype) for dtype in ("i8", "u8", "?", "i8", "u2", "u4", "u4", "i4"))
+
+
+class _Kept(NamedTuple):
+    table: PacketTable
+    base: int  # place of its first row
+    private: bool  # its bytes are a copy
+
+
+class _Shelf:
+    """Windows' tables as they came, for as long as a connection in them is open.
+
+    Most connections are over before their packets would have to be copied: the last `WINDOWS` tables are kept as they
+    are, with the bytes that they point into. Of older ones only the rows of open connections are kept, copied.
+    """
+
+    WINDOWS = 2
+    MOST = 32  # tables; more are copied into one (a row tells its buffer in one byte)
+
+    def __init__(self) -> None:
+        self._kept: list[_Kept] = []
+        self._next = 0
+
+    def put(self, table: PacketTable, *, private: bool = False) -> Ints:
+        """Returns the places of the table's rows."""
+        places = np.arange(self._next, self._next + len(table))
+        if len(table):
+            self._kept.append(_Kept(table, self._next, private))
+            self._next += len(table)
+        return places
+
+    def rows(self, places: Ints) -> PacketTable:
+        """The table of these places, its columns gathered when they are asked for."""
+        base = np.array([kept.base for kept in self._kept], np.int64)
+        which = np.searchsorted(base, places, side="right") - 1
+        used = np.flatnonzero(np.bincount(which, minlength=len(base)))
+        tables = [self._kept[i].table for i in used.tolist()]
+        lengths = np.array([len(table) for table in tables], np.int64)
+        shift = np.zeros(len(base), np.int64)
+        shift[used] = np.cumsum(lengths) - lengths - base[used]
+        rows = places + shift[which]
+        buffers = [buffer for table in tables for buffer in table.buffers]
+        first_buffer = np.cumsum([0, *(len(table.buffers) for table in tables)])
+        blocks = [table.sack_blocks for table in tables]
+        first_block = np.cumsum([0, *map(len, blocks)])
+
+        def gather(name: str) -> Array:
+            parts: list[Array] = [table.columns[name] for table in tables]
+            if name == "buffer":
+                parts = [part + np.uint8(first) for part, first in zip(parts, first_buffer, strict=False)]
+            elif name == "sack_at":
+                counts = [table.sack_count for table in tables]
+                parts = [
+                    np.where(count > 0, part + np.int32(first), np.int32(0))
+                    for part, first, count in zip(parts, first_block, counts, strict=False)
+                ]
+            column: Array = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            chosen: Array = column[rows]
+            return chosen
+
+        return PacketTable(LazyColumns(gather, len(rows)), np.concatenate(blocks), tuple(buffers))
+
+    def clear(self, places: Ints) -> Ints:
+        """Let go of all rows but these (ascending); returns their new places."""
+        kept, self._kept = self._kept, []
+        bounds = np.searchsorted(places, [*(k.base for k in kept), self._next]).tolist()
+        recent = [k.base for k in kept if not k.private][-self.WINDOWS :]
+        crowded = len(kept) > self.MOST
+        moved = [np.empty(0, np.int64)]
+        for (table, base, private), a, b in zip(kept, bounds, bounds[1:], strict=False):
+            rows = places[a:b] - base
+            if not len(rows):
+                continue
+            if crowded or (2 * len(rows) < len(table) if private else base not in recent):
+                table, rows, private = table[rows].detach(), np.arange(len(rows)), True
+            moved.append(rows + self._next)
+            self.put(table, private=private)
+        if crowded:
+            joined = PacketTable.concat([k.table for k in self._kept]).detach()
+            self._kept = []
+            return self.put(joined, private=True)
+        return np.concatenate(moved)
+
+
 class Tracker:
     """Holds the packets of open connections; gives back the connections that are over."""
 
     def __init__(self, server_ports: frozenset[int] = frozenset({25, 465, 587, 2525})) -> None:
         self.server_ports = server_ports
-        self._held: PacketTable = PacketTable.empty()
+        self._shelf = _Shelf()
+        self._open = _NO_ROWS
 
     def add(self, packets: PacketTable, clock_ns: int | None) -> Group:
         """Take one window's packets; return the connections that are over by `clock_ns` (the window's end)."""
-        return self._split(PacketTable.concat([self._held, packets]), clock_ns)
+        key, swapped = _flow_keys(packets)
+        columns = (packets.time_ns, packets.flags, packets.seq, packets.ack, packets.payload_bytes)
+        return self._split(self._open.then(_Rows(self._shelf.put(packets), key, swapped, *columns)), clock_ns)
 
     def finish(self) -> Group:
         """All connections that are still held."""
-        return self._split(self._held, None)
+        return self._split(self._open, None)
 
-    def _split(self, table: PacketTable, clock_ns: int | None) -> Group:
-        if not len(table):
-            return Group(table, np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, bool))
-        key, swapped = _flow_keys(table)
-        order = np.argsort(key, kind="stable")
-        key, swapped = key[order], swapped[order]
-        new = np.empty(len(order), bool)
+    def _split(self, held: _Rows, clock_ns: int | None) -> Group:
+        n = len(held.place)
+        if not n:
+            return Group(PacketTable.empty(), np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, bool))
+        number = _numbered(held.key)
+        order = _grouped(number)
+        rows = held.take(order)
+        number = number[order]
+        new = np.empty(n, bool)
         new[0] = True
-        np.not_equal(key[1:], key[:-1], out=new[1:])
-        self._split_flows(table, order, swapped, new)
+        np.not_equal(number[1:], number[:-1], out=new[1:])
+        _split_flows(rows, number, new)
         conn = np.cumsum(new) - 1
-        first = np.append(np.flatnonzero(new), len(order))
-        client, known = self._clients(table, order, swapped, conn, first)
+        first = np.append(np.flatnonzero(new), n)
         if clock_ns is not None:
-            over = self._is_over(table, order, swapped, first, clock_ns)
-            keep = np.repeat(~over, np.diff(first))
-            self._held = table[np.sort(order[keep])].detach() if keep.any() else PacketTable.empty()
-            drop = ~keep
-            order, swapped = order[drop], swapped[drop]
+            over = _is_over(rows, first, clock_ns)
+            stays = ~over[conn]
+            stay = np.sort(order[stays])
+        else:
+            stay = np.empty(0, np.int64)
+        if len(stay):
+            leaves = ~stays
+            rows, order = rows.take(leaves), order[leaves]
             count = np.diff(first)[over]
             first = np.concatenate(([0], np.cumsum(count)))
-            client, known = client[over], known[over]
             conn = np.repeat(np.arange(len(count)), count)
-        else:
-            self._held = PacketTable.empty()
-        from_server = swapped != client[conn]
-        by_direction = np.argsort(conn * 2 + from_server, kind="stable")
-        to_server = np.add.reduceat(~from_server, first[:-1]) if len(client) else np.empty(0, np.int64)
-        return Group(table[order[by_direction]], first, first[:-1] + to_server, known)
+        group = self._group(rows, conn, first)
+        self._open = held.take(stay)
+        self._open = self._open._replace(place=self._shelf.clear(self._open.place))
+        return group
 
-    def _split_flows(self, t: PacketTable, order: Ints, swapped: Bools, new: Bools) -> None:
-        """Mark in `new` where a flow's ports were used again: a SYN with another ISN, or a packet long after the close."""
-        flags, seq, time = t.flags[order], t.seq[order], t.time_ns[order]
-        # SYN of either kind whose ISN differs from the last SYN of the same side in this flow
-        syn = np.flatnonzero(flags & SYN)
-        last: dict[tuple[int, bool], int] = {}
-        flow = np.cumsum(new)
-        for i in syn.tolist():
-            side = (int(flow[i]), bool(swapped[i]))
-            isn = int(seq[i])
-            # another ISN; or a first SYN in mid-flow, when the capture began inside the previous connection
-            if not flags[i] & ACK and (
-                last[side] != isn if side in last else not new[i] and not _only_syn_before(flags, new, i)
-            ):
-                new[i] = True
-            last[side] = isn
-        gap = np.zeros(len(order), np.int64)
-        gap[1:] = time[1:] - time[:-1]
-        for i in np.flatnonzero((gap > LINGER_S * 1e9) & ~new).tolist():
-            if gap[i] > IDLE_S * 1e9:
-                new[i] = True
-                continue
-            start = i - 1
-            while not new[start]:
-                start -= 1
-            rows = slice(start, i)
-            if _closed_in_order(t[order[rows]], swapped[rows], np.array([0, i - start]))[0]:
-                new[i] = True
+    def _group(self, rows: _Rows, conn: Ints, first: Ints) -> Group:
+        if not len(conn):
+            return Group(PacketTable.empty(), np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, bool))
+        client, known = self._clients(rows, conn, first)
+        # Within each connection the client's rows go first: a row's new place is the number of its like before it.
+        from_server = rows.swapped != client[conn]
+        servers = np.cumsum(from_server) - from_server
+        before = servers - servers[first[:-1]][conn]
+        to_server = np.diff(first) - np.add.reduceat(from_server, first[:-1], dtype=np.int64)
+        middle = first[:-1] + to_server
+        at = np.where(from_server, middle[conn] + before, np.arange(len(conn)) - before)
+        place = np.empty(len(conn), np.int64)
+        place[at] = rows.place
+        return Group(self._shelf.rows(place), first, middle, known)
 
-    def _clients(self, t: PacketTable, order: Ints, swapped: Bools, conn: Ints, first: Ints) -> tuple[Bools, Bools]:
+    def _clients(self, rows: _Rows, conn: Ints, first: Ints) -> tuple[Bools, Bools]:
         """Per connection: does the client's side run `swapped`; and is that known from the handshake."""
-        flags = t.flags[order]
-        client = np.zeros(len(first) - 1, bool)
         known = np.zeros(len(first) - 1, bool)
-        sport, dport = t.src_port[order[first[:-1]]], t.dst_port[order[first[:-1]]]
-        row_swapped = swapped[first[:-1]]
+        heads = self._shelf.rows(rows.place[first[:-1]])
+        sport, dport = heads.src_port, heads.dst_port
+        row_swapped = rows.swapped[first[:-1]]
         served = np.zeros(65536, bool)
         served[list(self.server_ports)] = True
         # the first packet goes to the server if its destination port is served, or is the lower one
         to_server = (served[dport] & ~served[sport]) | ((served[dport] == served[sport]) & (dport < sport))
-        client[:] = np.where(to_server, row_swapped, ~row_swapped)
-        syn = np.flatnonzero(flags & SYN)[::-1]  # the earliest wins
-        pure = (flags[syn] & ACK) == 0
-        client[conn[syn]] = np.where(pure, swapped[syn], ~swapped[syn])
+        client = np.where(to_server, row_swapped, ~row_swapped)
+        syn = np.flatnonzero(rows.flags & SYN)[::-1]  # the earliest wins
+        pure = (rows.flags[syn] & ACK) == 0
+        client[conn[syn]] = np.where(pure, rows.swapped[syn], ~rows.swapped[syn])
         known[conn[syn]] = True
         return client, known
 
-    def _is_over(self, t: PacketTable, order: Ints, swapped: Bools, first: Ints, clock_ns: int) -> Bools:
-        quiet = clock_ns - t.time_ns[order[first[1:] - 1]]
-        over: Bools = quiet > IDLE_S * 1e9
-        over |= (quiet > LINGER_S * 1e9) & _closed_in_order(t[order], swapped, first)
-        return over
+
+def _split_flows(rows: _Rows, number: npt.NDArray[np.int32], new: Bools) -> None:
+    """Mark in `new` where a flow's ports were used again: a SYN with another ISN, or a packet long after the close."""
+    # SYN of either kind whose ISN differs from the last SYN of the same side in this flow
+    syn = np.flatnonzero(rows.flags & SYN)
+    if len(syn):
+        side = number[syn].astype(np.int64) * 2 + rows.swapped[syn]
+        syn = syn[np.argsort(side, kind="stable")]
+        side = number[syn].astype(np.int64) * 2 + rows.swapped[syn]
+        pure = (rows.flags[syn] & ACK) == 0
+        follows = np.zeros(len(syn), bool)
+        follows[1:] = side[1:] == side[:-1]
+        other_isn = follows.copy()
+        other_isn[1:] &= rows.seq[syn[1:]] != rows.seq[syn[:-1]]
+        new[syn[pure & other_isn]] = True
+        # a first SYN in mid-flow, when the capture began inside the previous connection
+        for i in np.sort(syn[pure & ~follows & ~new[syn]]).tolist():
+            if not _only_syn_before(rows.flags, new, i):
+                new[i] = True
+    gap = np.zeros(len(new), np.int64)
+    gap[1:] = rows.time_ns[1:] - rows.time_ns[:-1]
+    new |= gap > IDLE_S * 1e9
+    pauses = np.flatnonzero((gap > LINGER_S * 1e9) & ~new)
+    if not len(pauses):
+        return
+    closes = _Closes(rows)
+    start = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
+    last = 0
+    for i in pauses[closes.both_fins(pauses, start[pauses - 1])].tolist():
+        begin = max(int(start[i - 1]), last)
+        if closes.in_order(np.array([i]), np.array([begin]))[0]:
+            new[i] = True
+            last = i
+
+
+def _is_over(rows: _Rows, first: Ints, clock_ns: int) -> Bools:
+    quiet = clock_ns - rows.time_ns[first[1:] - 1]
+    over: Bools = quiet > IDLE_S * 1e9
+    over |= (quiet > LINGER_S * 1e9) & _Closes(rows).in_order(first[1:], first[:-1])
+    return over
 
 
 def _only_syn_before(flags: npt.NDArray[Any], new: Bools, i: int) -> bool:
@@ -168,23 +327,37 @@ def _only_syn_before(flags: npt.NDArray[Any], new: Bools, i: int) -> bool:
         j -= 1
 
 
-def _closed_in_order(t: PacketTable, swapped: Bools, first: Ints) -> Bools:
-    """Per connection (rows first[k]:first[k+1] of `t`): both sides sent a FIN and the last ACK of the other covers it.
+class _Closes:
+    """Whether a connection had closed in order before some row: both sides sent a FIN and the other's last ACK covers it.
 
     A FIN behind lost data does not close a connection: the data is still being sent again (RFC 9293 section 3.6).
     """
-    n = len(t)
-    rows = np.arange(n)
 
-    def last(mask: Bools) -> Ints:
-        found: Ints = np.maximum.reduceat(np.where(mask, rows, -1), first[:-1])
-        return found
+    def __init__(self, rows: _Rows) -> None:
+        self.rows = rows
+        numbers = np.arange(len(rows.place))
+        fin, ack = (rows.flags & FIN) != 0, (rows.flags & ACK) != 0
 
-    fin = (t.flags & FIN) != 0
-    acks = (t.flags & ACK) != 0
-    fin_end = (t.seq.astype(np.int64) + t.payload_bytes + 1) & 0xFFFFFFFF
-    closed = np.ones(len(first) - 1, bool)
-    for side, other in ((swapped, ~swapped), (~swapped, swapped)):
-        f, a = last(fin & side), last(acks & other)
-        closed &= (f >= 0) & (a >= 0) & (fin_end[f] == t.ack[a])
-    return closed
+        def last(mask: Bools) -> Ints:
+            """Per row: the last one up to it for which `mask` holds, whatever connection that belongs to."""
+            found: Ints = np.maximum.accumulate(np.where(mask, numbers, -1))
+            return found
+
+        self.fins = last(fin & rows.swapped), last(fin & ~rows.swapped)
+        self.acks = last(ack & ~rows.swapped), last(ack & rows.swapped)
+
+    def both_fins(self, end: Ints, begin: Ints) -> Bools:
+        """Per pair: both sides sent a FIN in rows begin:end."""
+        both: Bools = (self.fins[0][end - 1] >= begin) & (self.fins[1][end - 1] >= begin)
+        return both
+
+    def in_order(self, end: Ints, begin: Ints) -> Bools:
+        """Per pair: the connection whose rows are begin:end had closed in order."""
+        rows = self.rows
+        closed = self.both_fins(end, begin)
+        for fins, acks in zip(self.fins, self.acks, strict=True):
+            f, a = fins[end - 1], acks[end - 1]
+            closed &= a >= begin
+            fin_end = (rows.seq[f].astype(np.int64) + rows.payload_bytes[f] + 1) & 0xFFFFFFFF
+            closed &= fin_end == rows.ack[a]
+        return closed

@@ -39,6 +39,11 @@ ICMP_GRACE_NS = 200_000_000
 FLOOR = {4: 68, 6: 1280}
 # Every link in use carries this (RFC 1122 3.3.2): a frame of this size was not joined from what had to be smaller.
 UNCUT_BYTES = 576
+# Without numbers that tell a resend from an overtaken packet: reordering on real paths stays below this (it comes from
+# parallel links and queues), a resend needs a round trip or a time-out.
+REORDERING_S = 0.02
+# One round trip of a bad path: what left later may be acknowledged after the capture's end.
+UNDER_WAY_NS = 1_000_000_000
 INITIAL_TTLS = (64, 128, 255)  # Linux, BSD, macOS / Windows / Solaris, network gear
 
 
@@ -137,6 +142,7 @@ class Sighting:
     undecided: dict[int, int] = field(default_factory=dict)
     sent_segments: int = 0
     lost_segments: int = 0
+    lost_joined: int = 0  # of these: offloaded frames, which leave as full packets
     delayed_s: float = 0.0  # longest time from first send to acknowledgment, of resent bytes
     ack_past_hole: int = 0  # bytes that were acknowledged and are not in the capture
     sack_outside: int = 0
@@ -361,7 +367,9 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
     else:
         good &= d.df[rows] & (d.table.fragments[rows] == 0)
     superseded = _superseded(d, rows)
-    bad = whole & ~good & (superseded | ((fate[rows] == LOST) & (len(d.peer) > 0)))
+    # what left in the last second may still be under way
+    settled = d.time_ns[rows] < sighting.capture_end_ns - UNDER_WAY_NS
+    bad = whole & ~good & (superseded | ((fate[rows] == LOST) & settled & (len(d.peer) > 0)))
     if sighting.at == "at_receiver":
         bad &= False
     for mask, ledger in ((good, sighting.delivered), (bad, sighting.lost)):
@@ -377,12 +385,48 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
     for size, n in zip(*(x.tolist() for x in np.unique(d.ip_bytes[rows][other], return_counts=True)), strict=True):
         sighting.undecided[size] = n
     sighting.sent_segments = len(rows)
-    sighting.lost_segments = max(int(d.resend[rows].sum()) - spurious, 0)
+    if sighting.at == "at_receiver":
+        late = _late_fills(d, rows)
+        sighting.lost_segments = len(late)
+        sighting.delayed_s = max((s for _, s in late), default=0.0)
+        return
+    sighting.lost_segments = max(int(superseded.sum()) - spurious, 0)
+    sighting.lost_joined = int((superseded & d.offloaded[rows]).sum())
     times, top = _acked_times(d)
     for row in rows[superseded].tolist():
         acked = _first_ack_above(times, top, int(d.seq[row]))
         until = acked if acked is not None else int(d.time_ns[rows[-1]])
         sighting.delayed_s = max(sighting.delayed_s, (until - int(d.time_ns[row])) / 1e9)
+
+
+def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
+    """Seen from the receiver: rows that fill a hole because they were sent again, and how long the hole stood (s).
+
+    What only overtook each other has numbers in the order of sending: IPv4 identification, else the TCP timestamp. A
+    resend has later ones than the packets beyond the hole.
+    """
+    top = np.maximum.accumulate(d.end[rows])
+    out: list[tuple[int, float]] = []
+    for i in (np.flatnonzero(d.seq[rows][1:] < top[:-1]) + 1).tolist():
+        row = int(rows[i])
+        if d.resend[row] and not _fills(d, rows[:i], row):
+            continue
+        beyond = int(rows[int(np.searchsorted(top, d.seq[row], side="right"))])
+        stood_s = (int(d.time_ns[row]) - int(d.time_ns[beyond])) / 1e9
+        if d.table.ip_id[row] and d.table.ip_id[beyond]:
+            later = (int(d.table.ip_id[row]) - int(d.table.ip_id[beyond])) & 0xFFFF < 0x8000
+        elif d.table.has_ts[row] and d.table.ts_val[row] != d.table.ts_val[beyond]:
+            later = (int(d.table.ts_val[row]) - int(d.table.ts_val[beyond])) & 0xFFFFFFFF < 0x80000000
+        else:
+            later = stood_s > REORDERING_S
+        if later:
+            out.append((row, stood_s))
+    return out
+
+
+def _fills(d: Direction, before: Ints, row: int) -> bool:
+    """The row's first byte had not been here before."""
+    return not bool(((d.seq[before] <= d.seq[row]) & (d.end[before] > d.seq[row])).any())
 
 
 def _largest_single(d: Direction, rows: Ints) -> int:
@@ -569,7 +613,7 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     main = s.main
     if main is not None:
         _after_first_loss(d, s, main, rtt_ns)
-    elif at != "at_sender":
+    if at != "at_sender":
         s.hole = _find_hole(d, capture_end_ns)
     return s
 
@@ -605,14 +649,16 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
         s.small_passed += _duplicate_acks(d, main, size, since)
     # nothing from the peer later than what was under way when the loss began
     grace = since + 2 * rtt_ns + 100_000_000
-    s.peer_silent = not bool(((p.time_ns > grace) & (p.time_ns <= until)).any()) and not s.small_passed
+    s.peer_silent = not bool(((p.time_ns > grace) & (p.time_ns < until)).any()) and not s.small_passed
     if failed:
         acks = np.flatnonzero((d.payload_bytes == 0) & (d.time_ns > since) & (d.ack != NOT_ACK))
         if len(acks):
             s.small_failed.append((int(d.ip_bytes[acks].min()), acks.tolist()))
     _smaller_lost(d, s, main)
     s.window_shut = _window_shut(d, main)
-    s.window_scaling_broken = bool(d.peer.window_scale and abs(main.seq - 65_535) <= 1 and not s.small_passed)
+    # the stuck segment is the first one that does not fit into a window of 65,535 bytes that nobody scales
+    crosses = main.seq <= 65_535 < main.seq + max(int(d.payload_bytes[main.rows[0]]), 1)
+    s.window_scaling_broken = bool(d.peer.window_scale) and crosses and not s.small_passed
     if s.at in ("middle", "at_receiver"):  # a sending host leaves the checksum to its network card
         s.bad_checksums = _damaged(d, main)
 
