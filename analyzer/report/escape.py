@@ -12,7 +12,9 @@ import re
 # Longer texts (a banner of 10 MB is possible) are cut: a report is for reading, and RFC 5321 4.5.3.1.5 allows 512 in a reply line.
 TEXT_LIMIT = 1000
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:$^=@/'\"])")
+# What is markup anywhere in a line (CommonMark 2.4, GitHub's tables, strikethrough and mathematics); what makes a link
+# by itself (GitHub's autolinks); what begins a heading, a list, a quotation or an underline at the start of a line.
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>|~&$]|:(?=//)|(?<=\bwww)\.|^[-+=#]|(?<=^\d)[.)]|(?<=^\d\d)[.)]", re.IGNORECASE)
 
 
 def visible(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -44,8 +46,7 @@ def paragraphs(text: str) -> list[str]:
 
 def markdown(text: str) -> str:
     """For running text and table cells in Markdown (CommonMark and GitHub's): no markup, link, HTML or cell border survives."""
-    safe = _MARKDOWN.sub(r"\\\1", visible(text))
-    return re.sub(r"^(\d+)(?=[.)])", r"\1" + "\u2060", safe) if safe[:1].isdigit() else safe
+    return _MARKDOWN.sub(r"\\\g<0>", visible(text).strip())
 
 
 def markdown_code(text: str) -> str:

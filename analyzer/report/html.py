@@ -105,9 +105,9 @@ class Tile(NamedTuple):
 
 
 def _tiles(case: Case) -> list[Tile]:
-    outcomes = Counter(m.outcome for m in case.messages)
-    hung = outcomes["end-of-data-timeout"] + outcomes["lost-connection"]
-    refused = outcomes["rejected"] + outcomes["deferred"]
+    outcomes: Counter[str] = Counter(m.outcome for m in case.messages)
+    hung = sum(outcomes[o] for o in wording.HUNG)
+    refused = sum(outcomes[o] for o in wording.REFUSED)
     servers = len({c.server.ip for c in case.connections if c.is_smtp})
     broken = {(f.sender, f.receiver) for f in case.findings if f.role == "cause" and f.severity in ("high", "critical")}
     tiles = [
@@ -208,14 +208,11 @@ def _choose(case: Case) -> tuple[Table, Table]:
     """The connections and mails that matter most: those of findings, those that ended badly, then the first."""
     named = {c for f in case.findings for c in f.connections[:200]}
     named |= {e.connection for f in case.findings for e in f.evidence if e.connection is not None}
-    bad = {m.connection for m in case.messages if m.outcome in ("end-of-data-timeout", "lost-connection")}
+    bad = {m.connection for m in case.messages if m.outcome in wording.HUNG}
     connections = _first(case.connections, MOST_CONNECTIONS, lambda c: (c.id not in named, c.id not in bad))
     messages = _first(case.messages, MOST_MESSAGES, lambda m: (m.outcome == "delivered", m.connection not in named))
     server = {c.id: c.server.ip for c in case.connections}
-    rows = [
-        MailRow(m, server.get(m.connection, ""), _end(m), m.outcome in ("end-of-data-timeout", "lost-connection"))
-        for m in messages
-    ]
+    rows = [MailRow(m, server.get(m.connection, ""), _end(m), m.outcome in wording.HUNG) for m in messages]
     return Table(connections, len(case.connections)), Table(rows, len(case.messages))
 
 
@@ -236,38 +233,9 @@ def _end(message: Message) -> str:
     return " ".join(letters) + (" (inferred)" if message.terminator.inferred else "")
 
 
-class ServerRow(NamedTuple):
-    """The mails to one server, added up."""
-
-    ip: str
-    connections: int
-    delivered: int
-    refused: int
-    hung: int
-    largest_passed: int | None
-    smallest_hung: int | None
-
-
 def _servers(case: Case) -> Table:
-    connections = Counter(c.server.ip for c in case.connections if c.is_smtp)
-    server = {c.id: c.server.ip for c in case.connections}
-    mails: dict[str, list[Message]] = defaultdict(list)
-    for m in case.messages:
-        mails[server.get(m.connection, "")].append(m)
-    rows = [_server_row(ip, n, mails[ip]) for ip, n in connections.items()]
-    rows.sort(key=lambda r: (-r.hung, -r.connections))
+    rows = wording.by_server(case)
     return Table(rows[:MOST_SERVERS], len(rows))
-
-
-def _server_row(ip: str, connections: int, mails: Sequence[Message]) -> ServerRow:
-    passed = [m for m in mails if m.outcome == "delivered"]
-    hung = [m for m in mails if m.outcome in ("end-of-data-timeout", "lost-connection")]
-    refused = sum(m.outcome in ("rejected", "deferred") for m in mails)
-    return ServerRow(
-        ip, connections, len(passed), refused, len(hung),
-        max((m.size for m in passed if m.size is not None), default=None),
-        min((m.size for m in hung if m.size is not None), default=None),
-    )  # fmt: skip
 
 
 # -- the map ------------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..case import SEVERITIES, Case, Finding, Frame, Message, Path
 from .escape import visible
@@ -18,6 +18,8 @@ WHO = {
     "network": "network",
     "firewall": "firewall's admin",
 }
+HUNG = frozenset({"end-of-data-timeout", "lost-connection"})
+REFUSED = frozenset({"rejected", "deferred"})
 OUTCOME = {
     "delivered": "delivered",
     "rejected": "refused for good (5xx)",
@@ -164,3 +166,36 @@ def size(count: int) -> str:
     if count < 10_000:
         return f"{count:,} B"
     return f"{count / 1000:,.0f} kB" if count < 10_000_000 else f"{count / 1_000_000:,.0f} MB"
+
+
+class ServerRow(NamedTuple):
+    """The mails to one server, added up."""
+
+    ip: str
+    connections: int
+    delivered: int
+    refused: int
+    hung: int
+    largest_passed: int | None
+    smallest_hung: int | None
+
+
+def by_server(case: Case) -> list[ServerRow]:
+    """A row per server, those with hung mails first, then the busiest."""
+    connections = Counter(c.server.ip for c in case.connections if c.is_smtp)
+    server = {c.id: c.server.ip for c in case.connections}
+    mails: dict[str, list[Message]] = defaultdict(list)
+    for m in case.messages:
+        mails[server.get(m.connection, "")].append(m)
+    rows = [_server_row(ip, n, mails[ip]) for ip, n in connections.items()]
+    return sorted(rows, key=lambda r: (-r.hung, -r.connections))
+
+
+def _server_row(ip: str, connections: int, mails: Sequence[Message]) -> ServerRow:
+    passed = [m for m in mails if m.outcome == "delivered"]
+    hung = [m for m in mails if m.outcome in HUNG]
+    return ServerRow(
+        ip, connections, len(passed), sum(m.outcome in REFUSED for m in mails), len(hung),
+        max((m.size for m in passed if m.size is not None), default=None),
+        min((m.size for m in hung if m.size is not None), default=None),
+    )  # fmt: skip

@@ -1,0 +1,63 @@
+"""JUnit XML, parsed back."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from analyzer.case import Case
+from analyzer.report.junit import render
+
+RULES = ["pmtud-black-hole", "packet-loss", "small-mss"]
+
+
+@pytest.mark.parametrize("case", ["incident", "clean", "no_smtp", "broken", "hostile"])
+def test_the_numbers_add_up(case: str, request: pytest.FixtureRequest) -> None:
+    """Well-formed XML in which every count is that of the elements it counts."""
+    root = ET.fromstring(render(request.getfixturevalue(case), RULES))
+    assert root.tag == "testsuites"
+    for holder in (root, *root):
+        for name, path in (("tests", ".//testcase"), ("failures", ".//failure"), ("errors", ".//error")):
+            assert int(holder.attrib[name]) == len(holder.findall(path))
+
+
+def test_a_suite_per_capture_and_a_case_per_rule(broken: Case) -> None:
+    """Every rule that was asked is a test, also where it found nothing."""
+    root = ET.fromstring(render(broken, RULES))
+    assert [s.attrib["name"] for s in root] == ["incident.pcapng", "cut.pcap"]
+    for suite in root:
+        assert [c.attrib["name"] for c in suite] == [*RULES, "capture-is-complete"]
+
+
+def test_a_rule_fails_where_a_finding_counts(incident: Case) -> None:
+    """The failure tells severity, evidence and remedy; what is only noted passes, with its words in the output."""
+    root = ET.fromstring(render(incident, RULES))
+    cases = {c.attrib["name"]: c for c in root[0]}
+    failure = cases["pmtud-black-hole"].find("failure")
+    assert failure is not None
+    assert failure.attrib["type"] == "critical"
+    assert "sent 9 times in 106.2 s" in (failure.text or "")
+    assert cases["packet-loss"].find("failure") is None
+    assert cases["small-mss"].find("failure") is None
+    assert "announces a small MSS" in (cases["small-mss"].findtext("system-out") or "")
+
+
+def test_only_what_counts_fails(incident: Case) -> None:
+    """The ids that `--fail-on` counts decide; a symptom that is explained is none of them."""
+    root = ET.fromstring(render(incident, RULES, counting=[3]))
+    assert [c.attrib["name"] for c in root[0] if c.find("failure") is not None] == ["split-terminator"]
+
+
+def test_an_incomplete_capture_is_an_error(broken: Case) -> None:
+    """The capture that was cut off has an error that says where."""
+    root = ET.fromstring(render(broken, RULES))
+    errors = root.findall(".//error")
+    assert [e.attrib["message"] for e in errors] == [broken.captures[1].problems[0]]
+
+
+def test_hostile_text_comes_back_as_text(hostile: Case) -> None:
+    """XML-illegal characters are written out; markup stays text."""
+    root = ET.fromstring(render(hostile, RULES))
+    assert "<script>window.pwned=1</script>" in root[0].attrib["name"]
+    assert {e.tag for e in root.iter()} <= {"testsuites", "testsuite", "testcase", "failure", "error", "system-out"}
