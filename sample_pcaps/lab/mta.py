@@ -111,6 +111,7 @@ class Postfix:
             "alias_maps": "", "alias_database": "", "local_recipient_maps": "", "local_transport": "discard:",
             "smtputf8_enable": "no", "append_dot_mydomain": "no", "biff": "no", "message_size_limit": "0", "mailbox_size_limit": "0",
             "minimal_backoff_time": "4000s", "queue_run_delay": "4000s", "default_destination_concurrency_limit": "1",
+            "default_destination_concurrency_failed_cohort_limit": "100",  # a hanging mail does not hold up the next
             **settings}
         if port is None:
             main.setdefault("myhostname", "mail.example.org")
@@ -159,7 +160,8 @@ class Postfix:
         connections: list[dict] = []
         current: dict[str, dict] = {}
         for fate in self.fates():
-            server = fate["server_ip"] or ""
+            if not (server := fate["server_ip"]):  # put off without a connection
+                continue
             entry = {"size_bytes": sizes[fate["to"]], "outcome": "delivered" if fate["status"] == "sent" else outcome_of(fate["reply"]),
                      "reply": fate["reply"][:160], "queue_id": fate["queue_id"]}
             if server not in current or int(fate["conn_use"] or 1) == 1:

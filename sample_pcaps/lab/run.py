@@ -57,6 +57,7 @@ class Seen:
     zero_windows: int = 0
     hole: bool = False
     """A sequence number of the client jumps over bytes never seen."""
+    hole_server: bool = False
     connections: int = 0
     data_bytes: int = 0
     seconds: float = 0
@@ -112,8 +113,9 @@ def look(capture: Path) -> tuple[Seen, list[tuple[str, str, str, str]]]:
             sent[row["tcp.stream"], port, start] += 1
             seen.data_bytes += length
         key = (row["tcp.stream"], port)
-        if key in reach and start > reach[key] and start - reach[key] < 1 << 30 and port not in MAIL_PORTS:
-            seen.hole = True
+        if key in reach and 0 < start - reach[key] < 1 << 30:
+            seen.hole_server |= port in MAIL_PORTS
+            seen.hole |= port not in MAIL_PORTS
         reach[key] = max(reach.get(key, 0), start + length + (row["tcp.flags.syn"] in ("1", "True")))
     for (_stream, port, _start), times in sent.items():
         if port in MAIL_PORTS:
@@ -272,6 +274,19 @@ def publish(scenario: Scenario, out: Path) -> int:
     return total
 
 
+def write_table() -> None:
+    """The table of samples in the README, from the sidecars."""
+    readme = SAMPLES / "README.md"
+    head, begin, rest = readme.read_text().partition("<!-- table -->\n")
+    _old, end, tail = rest.partition("<!-- end of table -->")
+    rows = ["| sample | what it shows | must be found |", "|---|---|---|"]
+    for sidecar in sorted(SAMPLES.glob("*.json")):
+        document = json.loads(sidecar.read_text())
+        rules = ", ".join(f"`{d['rule']}`" for d in document["truth"]["diagnosis"]) or "nothing"
+        rows.append(f"| {sidecar.stem} | {document['shows']} | {rules} |")
+    readme.write_text(head + begin + "\n".join(rows) + "\n" + end + tail)
+
+
 # ---- command line -----------------------------------------------------------------------------------
 def complete(scenario: Scenario, out: Path) -> bool:
     return (out / scenario.name / "result.json").exists()
@@ -299,6 +314,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("/tmp/lab-out"))
     parser.add_argument("--jobs", type=int, default=12)
     parser.add_argument("--tries", type=int, default=2)
+    parser.add_argument("--readme", action="store_true", help="write the table of samples in sample_pcaps/README.md anew")
     parser.add_argument("--publish", action="store_true", help="copy accepted captures and their sidecars into sample_pcaps/")
     options = parser.parse_args()
     known = {s.name: s for s in SCENARIOS}
@@ -323,6 +339,8 @@ def main() -> int:
     if options.publish:
         size = sum(publish(s, options.out) for s in wanted if complete(s, options.out))
         print(f"published {size} bytes")
+    if options.readme or options.publish:
+        write_table()
     if failed:
         print("failed: " + " ".join(sorted(failed)), file=sys.stderr)
     return 1 if failed else 0

@@ -32,6 +32,10 @@ STRIPPED = {"strip_received": "yes"}
 LIKELY = {"confidence_at_least": "likely"}
 
 
+def only(scenario: Scenario, *views: str) -> Scenario:
+    return replace(scenario, views={name: view for name, view in scenario.views.items() if name in views})
+
+
 def hole(mtu: int | None, connections: int = 1, **kwargs) -> Finding:
     return Finding("pmtud-black-hole", path_mtu=mtu, connections=connections, **kwargs)
 
@@ -174,22 +178,23 @@ HOLES = [
              expect="o == ['delivered', 'timeout'] * 5"),
     Scenario("blackhole-ipv6-only", "The same server is reached well over IPv4; over IPv6 large mail dies.",
              Path_(r2_rule="ip6 length > 1360 ip6 nexthdr tcp drop"),
-             black_hole_views(1400, six=True, connections=2, resends=5), sender="smtplib", sender_settings={"timeout_s": 15}, drive=each_to_its_server,
+             {k: replace(v, check="icmp == 0") for k, v in black_hole_views(1400, six=True, connections=2).items()},
+             sender="smtplib", sender_settings={"timeout_s": 15}, drive=each_to_its_server,
              mails=(Mail(9000), Mail(9000, server=RECEIVER6), Mail(9000), Mail(9001, server=RECEIVER6), Mail(600, server=RECEIVER6)),
              expect="o == ['delivered', 'timeout', 'delivered', 'timeout', 'delivered']"),
     # the other direction: the mail server's own large answers
-    *(Scenario(f"blackhole-reverse-{word}", shows, Path_(mtu_back=1400, icmp="filtered-at-r2", **more), {
+    *(Scenario(f"blackhole-reverse-{word}", shows, Path_(mtu_back=1400, icmp="filtered-at-r2"), {
         "sender": replace(SENDER, finds=(Finding("pmtud-black-hole", path_mtu=1400, sender=RECEIVER4, receiver=SENDER4,
-                                                 extra={"confidence_at_most": "likely"}),) if hole_seen else (),
-                          allowed=(*HANGS, "pmtud-black-hole"), check="largest <= 1400 and icmp == 0"),
+                                                 extra={"confidence_at_most": "likely"}),),
+                          allowed=HANGS, check="largest <= 1400 and icmp == 0 and hole_server"),
         "middle": replace(MIDDLE, finds=(reverse := Finding("pmtud-black-hole", path_mtu=1400, sender=RECEIVER4, receiver=SENDER4, extra=LIKELY),),
                           allowed=HANGS, check="resends_server >= 5 and icmp == 0"),
         "receiver": replace(RECEIVER, finds=(reverse,), allowed=HANGS, check="resends_server >= 5 and icmp == 0")},
         sender="smtplib", mails=(Mail(600),), limit_s=60, expect="o == ['timeout']", **rest)
-      for word, shows, hole_seen, more, rest in (
-          ("ehlo", "The server's EHLO answer of several KB is lost on its way back.", False, {},
+      for word, shows, rest in (
+          ("ehlo", "The server's EHLO answer of several KB is lost on its way back.",
            {"receiver": "script", "receiver_settings": {"ehlo_reply_lines": 60}}),
-          ("certificate", "The server's TLS certificate (RSA 4096) is lost on its way back.", False, {}, {"tls": 4096, "sender_settings": {"starttls": True}}))),
+          ("certificate", "The server's TLS certificate (RSA 4096) is lost on its way back.", {"tls": 4096, "sender_settings": {"starttls": True}}))),
 ]
 
 # captures that show less than everything
@@ -423,7 +428,7 @@ ENDS = [
              Path_(relay="swallow-split=drop"), pix((SPLIT_HIGH,), check="resends >= 6", allowed=DEAD), sender_settings=STRIPPED,
              mails=(Mail(1500), Mail(9000), Mail(whole(5, 3)), Mail(3000), Mail(whole(5, 2))), expect="o.count('timeout') == 1 and len(o) == 5"),
     Scenario("pix-masked-split", "The greeting is masked and the end of a split mail is lost: a PIX with fixup protocol smtp.",
-             Path_(relay="mask-banner swallow-split=ack"), pix((SPLIT_HIGH, MASKED, NO_ANSWER), allowed=DEAD), sender_settings=STRIPPED,
+             Path_(relay="mask-banner swallow-split=ack"), pix((SPLIT_HIGH, MASKED, NO_ANSWER), allowed=(*DEAD, "pix-workaround")), sender_settings=STRIPPED,
              mails=(Mail(whole(5, 3)),), expect="o == ['timeout']"),
     Scenario("pix-typed-split", "A client writes `.` and CRLF in two packets by itself, behind the same firewall; its other mail ends whole.",
              Path_(relay="swallow-split=drop"), pix((SPLIT_HIGH,), check="resends >= 6", allowed=DEAD), sender="smtplib", sender_settings={"split_at": 3},
@@ -432,10 +437,11 @@ ENDS = [
              same(SPLIT_LOW, replace(NO_ANSWER, connections=3), allowed=DEAD), sender="smtplib", sender_settings={"timeout_s": 15}, receiver="script",
              receiver_settings={"hang_at_end": True}, mails=(Mail(2000), Mail(9000)),
              drive=with_script({"split_at": 3, "timeout_s": 15}, (Mail(2500),)), expect="o == ['timeout'] * 3"),
-    plain("masked-banner", "The firewall masks the greeting; the mail passes.", views=pix((MASKED,)), path=Path_(relay="mask-banner")),
-    plain("masked-banner-two-lines", "A greeting of two lines, both masked.", views=pix((MASKED,)), path=Path_(relay="mask-banner"), receiver="script",
-          receiver_settings={"banner": "220-mx.example.net ESMTP\r\n220 no spam, since 2002"}),
-    plain("masked-banner-by-server", "A server sends the FAQ's example greeting itself.", receiver="script", views=same(MASKED),
+    plain("masked-banner", "The firewall masks the greeting; Postfix says HELO because of it, the mail passes.", views=pix((MASKED,), allowed=("pix-workaround",)),
+          path=Path_(relay="mask-banner")),
+    plain("masked-banner-two-lines", "A greeting of two lines, both masked.", views=pix((MASKED,), allowed=("pix-workaround",)), path=Path_(relay="mask-banner"), receiver="script",
+          receiver_settings={"banner": "220-mx.example.net ESMTP\r\n220 no spam, since 2002"}, sender="exim"),
+    plain("masked-banner-by-server", "A server sends the FAQ's example greeting itself.", receiver="script", views=same(MASKED), sender="swaks",
           receiver_settings={"banner": "220 **************************************0******0*********20 ****200**0*********0*00"}),
     plain("pix-workaround", "Postfix works around the mask: HELO instead of EHLO, and the final .CRLF alone after a pause.", path=Path_(relay="mask-banner"),
           views={"sender": replace(SENDER, finds=(MASKED, Finding("pix-workaround", "observation"))),
@@ -444,7 +450,7 @@ ENDS = [
     plain("esmtp-inspection", "The firewall turns EHLO keywords into X: STARTTLS is gone, the mail passes in the clear.", tls=2048, path=Path_(relay="mask-keywords"),
           sender_settings={"smtp_tls_security_level": "may"}, views=pix((Finding("esmtp-inspection", "observation"),))),
     plain("esmtp-inspection-asa", "Masked greeting and masked keywords together: an ASA's inspection.", tls=2048, path=Path_(relay="mask-banner mask-keywords"),
-          sender_settings={"smtp_tls_security_level": "may"}, views=pix((MASKED, Finding("esmtp-inspection", "observation")))),
+          sender="exim", views=pix((MASKED, Finding("esmtp-inspection", "observation")))),
     plain("esmtp-inspection-ehlo-refused", "Behind the masked greeting EHLO reaches the server as XXXX and is refused; the client falls back to HELO.",
           path=Path_(relay="mask-banner mask-commands"), sender="exim", views=pix((MASKED, Finding("esmtp-inspection", "observation")),
                                                                                (Finding("esmtp-inspection", "observation"),))),
@@ -503,14 +509,16 @@ INCIDENT = [
              Path_(receivers=19, mtu_to={HOLE_A: 1400, HOLE_B: 1454}, icmp="filtered-at-r2", relay=f"mask-banner@{MASKING} swallow-split@{SPLITTING}=drop"),
              {"sender": replace(SENDER, pcapng=True, allowed=DEAD, check="connections > 100", finds=(
                  hole(1400, 3, receiver=HOLE_A, extra=LIKELY), hole(1454, 3, receiver=HOLE_B, extra=LIKELY),
-                 replace(SPLIT_HIGH, receiver=SPLITTING, connections=2), replace(MASKED, sender=MASKING, receiver=SENDER4, connections=6),
+                 replace(SPLIT_HIGH, receiver=SPLITTING, connections=2), replace(MASKED, receiver=MASKING, connections=6),
+                 Finding("pix-workaround", "observation", receiver=MASKING, connections=6),
                  Finding("size-dependent-delivery", "symptom", receiver=HOLE_A, connections=6),
                  Finding("size-dependent-delivery", "symptom", receiver=HOLE_B, connections=6)))},
              mails=afternoon(), limit_s=120, sender_settings=STRIPPED | {
                  "transport_maps": "inline:{" + ", ".join(f"d{s.rsplit('.', 1)[1]}.example.net=smtp:[{s}]" for s in SERVERS) + "}",
-                 "default_destination_concurrency_failed_cohort_limit": "100", "smtp_connection_cache_on_demand": "no",
+                 "smtp_connection_cache_on_demand": "no",
                  "smtp_data_done_timeout": "40s", "smtp_data_xfer_timeout": "40s"},
              expect="o.count('timeout') == 8 and o.count('delivered') == 112"),
 ]
 
-SCENARIOS: list[Scenario] = [*INCIDENT, *HOLES, *PARTIAL, *ICMP, *RIVALS, *ENDS, *WELL]
+# Where nothing is wrong, two of the three points show the same; one is enough.
+SCENARIOS: list[Scenario] = [*INCIDENT, *HOLES, *PARTIAL, *ICMP, *RIVALS, *ENDS, *(only(s, "sender", "tunnel") for s in WELL)]

@@ -74,6 +74,7 @@ def client(order: dict) -> list[dict]:
             if server is None or not order.get("one_connection"):
                 connections.append({"server_ip": target, "client_port": None, "mails": []})
                 server = Client(timeout=timeout, local_hostname="mail.example.org")
+                server._host = target  # what starttls() names; connect() does not set it
                 server.connect(target, order.get("port", 25))
                 connections[-1]["client_port"] = server.sock.getsockname()[1]
                 server.ehlo() if order.get("ehlo", True) else server.helo()
