@@ -119,7 +119,7 @@ class PathLedger:
         rtt = view.trace.rtt_s
         if rtt is not None:
             self.rtt_s = min(rtt, self.rtt_s) if self.rtt_s is not None else rtt
-        self.mss_peer = self.mss_peer or d.peer.mss
+        self.mss_peer = min((mss for mss in (self.mss_peer, d.peer.mss) if mss), default=None)  # the smallest protects
         self.mss_own = self.mss_own or d.mss
         if s.stuck or s.hole or s.icmp or s.ack_past_hole or s.sack_outside:
             self.views.append(view)
@@ -207,6 +207,9 @@ class _Weighing:
         f["mails_total"] = len(p.messages)
         f["rtt_s"] = p.rtt_s
         f["mss_announced"], f["mss_own"] = p.mss_peer, p.mss_own
+        if p.mss_peer:
+            full = p.mss_peer + (60 if f["ip_version"] == 6 else 40)  # the MSS leaves out IP and TCP headers (RFC 6691)
+            f["full_segments"] = sum(count for size, (count, *_) in p.delivered.items() if size >= full)
         f["df_off_packets"] = p.df_off
         f["df_cleared"] = bool(p.df_off and p.df_on)
         f["capture_dropped"] = sum(v.sighting.ack_past_hole for v in p.views)
