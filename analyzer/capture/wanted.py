@@ -6,7 +6,7 @@ EHLO, HELO or LHLO to it (RFC 5321 section 4.1.1.1, RFC 2033), so that SMTP is f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,7 +59,7 @@ class Wanted:
             return np.ones(len(src_port), bool)
         return np.asarray(self.is_port[src_port] | self.is_port[dst_port])
 
-    def address_mask(self, columns: dict[str, Array]) -> npt.NDArray[np.bool_]:
+    def address_mask(self, columns: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
         """Rows of a table's columns that belong to one of the connections of `only`."""
         mask = np.zeros(len(columns["src_port"]), bool)
         for src, src_port, dst, dst_port in self.only or ():
