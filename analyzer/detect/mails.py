@@ -86,6 +86,7 @@ class Talk:
     frame_count: int
     handshake_seen: bool
     closed_by: str
+    client_gone_ns: int | None  # the client's first FIN or RST
     at: str  # of the client's data: at_sender, middle, at_receiver, unknown
     rtt_s: float | None
     client_mss: int | None
@@ -142,6 +143,7 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
         frame_count=len(trace),
         handshake_seen=trace.handshake_seen,
         closed_by=trace.closed_by,
+        client_gone_ns=_gone_ns(trace.c2s),
         at=at,
         rtt_s=trace.rtt_s,
         client_mss=c2s.mss,
@@ -166,6 +168,11 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
     for i, mail in enumerate(dialogue.mails):
         talk.mails.append(_join_mail(next_mail + i, talk, i + 1, mail, trace, client, server))
     return talk
+
+
+def _gone_ns(d: Direction) -> int | None:
+    rows = np.flatnonzero(d.flags & (FIN | RST))
+    return int(d.time_ns[rows[0]]) if len(rows) else None
 
 
 def _first_frame(trace: Trace) -> Ref:
@@ -276,7 +283,8 @@ def _join_mail(
     waited = (last - end_sent_ns) / 1e9 if end_sent_ns is not None and reply is None else None
     gave_up = _gave_up_by(trace, end_sent_ns)
     closed = talk.closed_by != "open"
-    outcome = _outcome(mail, talk, end, end_acked, waited, begun, gave_up)
+    sent_acked = acked is not None and acked >= d.sent
+    outcome = _outcome(mail, talk, end, end_acked, waited, begun, gave_up, sent_acked)
     hold, alone = _held_back(mail, client, d)
     start_ns = client.time_at(mail.start)
     return MailRecord(
@@ -326,6 +334,8 @@ def _answered(mail: Mail, talk: Talk, trace: Trace) -> bool | None:
     """A final reply came; None when the capture cannot tell: no packets from the server, or the capture ends first."""
     if mail.replies:
         return True
+    if mail.via == "tls":
+        return mail.answered_in_tls
     if not len(trace.s2c) or (talk.gap_bytes and mail.body_start is None):
         return None
     return False
@@ -353,17 +363,25 @@ def _outcome(
     waited: float | None,
     begun: bool,
     gave_up: str,
+    sent_acked: bool,
 ) -> str:
     said = mail.outcome
+    if said == "aborted" and talk.gap_bytes:
+        return "unknown"  # the rest may lie in what was not captured
     if said is not None:
         return said
+    if mail.via == "tls" and mail.answered_in_tls is not False:
+        return "unknown"  # something was answered; what, nobody can tell without the keys
     closed = talk.closed_by != "open"
     if end is not None and end_acked:
         if (closed and gave_up == "client") or (waited or 0) >= NO_REPLY_S:
             return "end-of-data-timeout"
         return "lost-connection" if closed else "unknown"
     if begun:
-        return "lost-connection" if (closed and not mail.complete) or (closed and end_acked is False) else "unknown"
+        if not closed:
+            return "unknown"
+        gave_up_itself = talk.closed_by.startswith("client") and sent_acked and not mail.complete
+        return "aborted" if gave_up_itself else "lost-connection"
     if not closed:
         return "unknown"
     return "aborted" if talk.closed_by.startswith("client") else "lost-connection"
@@ -587,12 +605,13 @@ def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk]) -> dict[int, _C
         for earlier, later in itertools.pairwise(group):
             if earlier.talk == later.talk:
                 continue  # two mails of one connection: the client knows what became of the first
-            ended = talks[earlier.talk]
+            gone = talks[earlier.talk].client_gone_ns
+            # the server's acceptance came when the client had given up: both copies are in the mailbox
             too_late = (
                 earlier.outcome == "delivered"
                 and earlier.end_ns is not None
-                and ended.closed_by.startswith("client")
-                and earlier.end_ns >= ended.end_ns
+                and gone is not None
+                and earlier.end_ns > gone
             )
             out[later.key] = _Copy(
                 copies=len(group),

@@ -442,8 +442,10 @@ def _largest_single(d: Direction, rows: Ints) -> int:
         return UNCUT_BYTES
     sizes, count = np.unique(payload[~d.offloaded[rows]], return_counts=True)
     for size, n in zip(sizes.tolist(), count.tolist(), strict=True):
-        # at least two of the size itself, and a multiple of it: chance is improbable from some hundred bytes on
-        if size >= 256 and n >= 2 and bool(((sizes > size) & (sizes % size == 0)).any()):
+        larger = sizes > size
+        multiples = int(count[larger & (sizes % size == 0)].sum())
+        # a few others are the last pieces of what was joined
+        if size >= 256 and n >= 2 and multiples and multiples >= 0.8 * int(count[larger].sum()):
             return int(size) + int((d.ip_bytes[rows] - payload).max())
     return 1 << 30
 
@@ -543,23 +545,28 @@ def _find_hole(d: Direction, end_ns: int) -> Hole | None:
 
 
 def _filled_hole(d: Direction) -> Hole | None:
-    """The longest-lasting hole that was filled in the end, if the ACK waited at it."""
-    rows = np.flatnonzero(d.data)
-    if len(rows) < 2:
+    """The longest-lasting hole that was filled in the end: what first lies, or points, beyond it; and what filled it."""
+    told = np.flatnonzero(
+        (d.data | ((d.payload_bytes == 0) & ((d.flags & ACK) != 0))) & ((d.flags & (SYN | RST)) == 0) & ~d.duplicate
+    )
+    if len(told) < 2:
         return None
-    top = np.maximum.accumulate(d.end[rows])
+    reach = np.maximum.accumulate(np.where(d.data[told], d.end[told], d.seq[told]))
+    arrived = np.maximum.accumulate(np.where(d.data[told], d.end[told], 0))
     best: Hole | None = None
-    jumps = np.flatnonzero(d.seq[rows][1:] > top[:-1]) + 1
+    jumps = np.flatnonzero((d.seq[told][1:] > arrived[:-1]) & (d.seq[told][1:] > reach[:-1])) + 1
     for j in jumps[:64].tolist():
-        at = int(top[j - 1])
-        fill = [int(r) for r in rows[j + 1 :] if d.seq[r] <= at < d.end[r]]
-        if not fill:
+        at, start = int(arrived[j - 1]), int(d.seq[told[j]])
+        later = told[j + 1 :]
+        later = later[d.data[later]]
+        fill = later[(d.seq[later] <= at) & (d.end[later] > at)]
+        if not len(fill):
             continue
-        since, until = int(d.time_ns[rows[j]]), int(d.time_ns[fill[0]])
+        since, until = int(d.time_ns[told[j]]), int(d.time_ns[fill[0]])
         if best is None or until - since > best.until_ns - best.since_ns:
-            start = int(d.seq[rows[j]])
-            filled = [int(d.ip_bytes[r]) for r in rows[j + 1 :] if at <= d.seq[r] < start]
-            best = _hole(d, at, start - at, since, until, "bytes", [int(rows[j])], until, filled)
+            sizes = d.ip_bytes[later[(d.seq[later] >= at) & (d.seq[later] < start)]].tolist()
+            kind: Literal["bytes", "jumped-ack"] = "bytes" if d.data[told[j]] else "jumped-ack"
+            best = _hole(d, at, start - at, since, until, kind, [int(told[j])], until, sizes)
     return best
 
 
@@ -640,7 +647,7 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
     until = main.acked_ns if main.acked_ns is not None else s.capture_end_ns
     size = main.ip_bytes
     p = d.peer
-    passed = list(_sacked_passes(d, since))
+    passed = [x for x in _sacked_passes(d, since) if x.time_ns < until]
     s.small_passed += [x for x in passed if x.size < size]
     resends, proofs, failed = _peer_resend_verdict(d, since, until)
     s.peer_resends = resends
