@@ -330,6 +330,34 @@ class _Verdict:
             others = [o for o in by_sender[w.subject.sender] if o is not w]
             w.subject.facts["other_receivers_large_ok"] = sum(1 for o in others if (o.mtu_at_least or 0) >= below)
             w.subject.facts["other_receivers_broken"] = sum(1 for o in others if o.mtu_below_by_loss is not None)
+        self._compare_families(weighed)
+
+    def _compare_families(self, weighed: list[paths.Weighed]) -> None:
+        """Whether the same two hosts, known by the names in EHLO and greeting, get large packets by the other IP version."""
+        names: dict[str | None, str] = {}
+        for t in self.talks:
+            greeted = (t.banner_text or "").split(" ")[0].lower()
+            if "." in greeted and not t.masked:
+                names[t.server[0]] = greeted
+            if t.dialogue.client_name and "." in t.dialogue.client_name:
+                names[t.client[0]] = t.dialogue.client_name.lower()
+        largest: dict[tuple[str, str, object], int] = defaultdict(int)
+        ends = {id(w): (names.get(w.subject.sender), names.get(w.subject.receiver)) for w in weighed}
+        for w in weighed:
+            sender, receiver = ends[id(w)]
+            if sender and receiver:
+                key = (sender, receiver, w.subject.facts["ip_version"])
+                largest[key] = max(largest[key], w.mtu_at_least or 0)
+        for w in weighed:
+            (sender, receiver), below = ends[id(w)], w.subject.facts.get("mtu_below")
+            if sender and receiver and isinstance(below, int):
+                other = (
+                    sender,
+                    receiver,
+                    10 - int(w.subject.facts["ip_version"] or 4),
+                )  # 4 and 6 are each other's other
+                if other in largest:
+                    w.subject.facts["other_family_ok"] = largest[other] >= below
 
     # ------------------------------------------------------------ ids and rows
 
