@@ -351,11 +351,7 @@ class _Verdict:
         for w in weighed:
             (sender, receiver), below = ends[id(w)], w.subject.facts.get("mtu_below")
             if sender and receiver and isinstance(below, int):
-                other = (
-                    sender,
-                    receiver,
-                    10 - int(w.subject.facts["ip_version"] or 4),
-                )  # 4 and 6 are each other's other
+                other = (sender, receiver, 4 if w.subject.facts["ip_version"] == 6 else 6)
                 if other in largest:
                     w.subject.facts["other_family_ok"] = largest[other] >= below
 
