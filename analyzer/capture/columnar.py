@@ -158,6 +158,8 @@ class _Sieve:
         if short.any():
             self.declined.append(rows[short])
             rows, captured = rows[~short], captured[~short]
+            if not len(rows):
+                return
         at = records.at[rows]
         fields = Fields(records.buffer, at, SIEVE_BYTES)
         if link_type == 1:

@@ -25,6 +25,8 @@ from .windows import Bytes, Windows
 BATCH = 16384
 # libpcap's MAXIMUM_SNAPLEN: no capture program writes longer packets of network traffic.
 MAX_PACKET_BYTES = 262144
+# Whatever a record claims as the length on the wire: more than this is cut down to it, so that sums fit 32 bits.
+MAX_ORIGINAL_BYTES = 1 << 28
 # A pcapng block that is longer than this is damage, not data (Wireshark draws the same line).
 MAX_BLOCK_BYTES = 16 << 20
 # Interface ids are kept in 16 bits; real captures have a handful.
@@ -187,7 +189,7 @@ class _Pcap:
             buffer=buffer,
             at=starts + self.header_bytes,
             captured=captured,
-            original=header[:, 3].astype(np.int64),
+            original=np.minimum(header[:, 3], MAX_ORIGINAL_BYTES).astype(np.int64),
             time_ns=time_ns,
             frame=frame,
             link_type=np.full(n, self.link_type, np.uint16),
@@ -223,6 +225,7 @@ class _Pcapng:
         in_section = False
         while True:
             parts: list[Records] = []
+            held = 0
             while position + 12 <= windows.end:
                 if self._u4(position) == SECTION_HEADER:
                     entered = self._enter_section(position)
@@ -237,9 +240,10 @@ class _Pcapng:
                     records = self._columns(starts[i : i + BATCH])
                     if len(records):
                         parts.append(records)
-                    if sum(map(len, parts)) >= BATCH:
+                        held += len(records)
+                    if held >= BATCH:
                         yield _join(parts)
-                        parts = []
+                        parts, held = [], 0
                 if after == position or after + 12 > windows.end or self._u4(after) != SECTION_HEADER:
                     position = after
                     break
@@ -398,7 +402,7 @@ class _Pcapng:
             buffer=buffer,
             at=at,
             captured=captured,
-            original=original,
+            original=np.minimum(original, MAX_ORIGINAL_BYTES),
             time_ns=time_ns,
             frame=frame,
             link_type=link_type,
