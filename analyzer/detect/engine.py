@@ -242,7 +242,7 @@ def _is_host_wide(hits: Sequence[_Hit], host: str, end: str, subjects: Sequence[
     broken = {_pair(hit.subject) for hit in hits}
     for subject in subjects:
         if subject.kind == "path" and getattr(subject, end) == host and _pair(subject) not in broken:
-            delivered = subject.facts.get("largest_delivered_bytes")
+            delivered = subject.facts.get("largest_delivered_bytes") or subject.facts.get("mtu_at_least")
             if isinstance(delivered, int) and below is not None and delivered >= below:
                 return False  # a path of this host carries what the others lose
     return True

@@ -342,7 +342,12 @@ class _Weighing:
         f["largest_sent_bytes"] = int(d.ip_bytes[~d.offloaded].max()) if (~d.offloaded).any() else None
         f["peer_resends"] = s.peer_resends
         f["stuck_at_end_of_mail"] = view.at_end_of_mail
-        f["both_directions_silent"] = s.peer_silent
+        big_after, big_before = self._big_delivered(main)
+        # silence alone does not tell a dead path from a narrow one over which the other side has nothing to say; and a
+        # capture that lost packets may have lost its words
+        f["both_directions_silent"] = (
+            s.peer_silent and not s.ack_past_hole and (s.peer_owes_word or big_after or big_before)
+        )
         passed = [x for x in s.small_passed if x.size < size]
         failed_sizes = self._really_failed(s, passed)
         f["small_passed_after"] = bool(passed) if f["reverse_seen"] else None
@@ -353,7 +358,6 @@ class _Weighing:
         if failed_sizes:
             f["smallest_failed_bytes"] = min(failed_sizes)
         f["losses_of_size"] = sum(n for z, (n, *_) in p.lost.items() if z >= size - SAME_SIZE_BYTES)
-        big_after, big_before = self._big_delivered(main)
         changed = big_before and not big_after and self._route_changed(main, passed)
         f["delivered_at_or_above_stuck"] = big_after or (big_before and not changed)
         fresh = main.first_ns if changed else None
@@ -476,7 +480,7 @@ class _Weighing:
             self.rivals.append(
                 ("dead path", self._passed_words(passed[0]) + f" (frame {self._frame(view, passed[0])})")
             )
-        elif s.peer_silent:
+        elif s.peer_silent or not len(s.direction.peer):
             self.against.append(
                 "after the first loss nothing at all came from the other side: the path may be dead, not narrow"
             )
@@ -700,7 +704,7 @@ class _Weighing:
         main = s.main
         assert main is not None
         f["stalled_s"] = (main.acked_ns or max(main.last_ns, main.first_ns)) / 1e9 - main.first_ns / 1e9
-        dead = s.peer_silent or (f.get("small_failed_after") and not f.get("small_passed_after"))
+        dead = f.get("both_directions_silent") or (f.get("small_failed_after") and not f.get("small_passed_after"))
         if dead and (main.acked_ns is None or self._more_than_loss(main)):
             f["outage_s"] = f["stalled_s"]
             f["outage_ended"] = main.acked_ns is not None

@@ -190,6 +190,14 @@ class Direction:
         return [(time, left, right) for time, left, right in self._all_sacks if left >= 0 and right <= self._peer_end]
 
     @cached_property
+    def tells_sack(self) -> bool:
+        """SACK blocks of this side would be seen: agreed on, and not cut off by the snap length."""
+        if not self.sack_permitted and not len(self._all_sacks):
+            return False
+        cut = (self.payload_bytes == 0) & (self.table.captured_bytes < self.table.frame_bytes)
+        return bool(len(self._all_sacks)) or not cut.any()
+
+    @cached_property
     def sacks_outside(self) -> int:
         """SACK blocks outside of what the peer sent: a middlebox shifted sequence numbers but not SACK."""
         return len(self._all_sacks) - len(self.sacks)

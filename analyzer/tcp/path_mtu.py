@@ -137,6 +137,7 @@ class Sighting:
     small_failed: list[tuple[int, list[int]]] = field(default_factory=list)  # (size, rows)
     peer_resends: int = 0  # of the peer's last data, after the first loss
     peer_silent: bool = False  # nothing at all from the peer after the first loss
+    peer_owes_word: bool = False  # although over a narrow path it would have had to send again
     delivered: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # size -> (count, first sent, last sent)
     lost: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     undecided: dict[int, int] = field(default_factory=dict)
@@ -611,6 +612,9 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     port = int(d.table.src_port[0])
     about = [e for e in trace.icmp if e.is_too_big and e.quoted_src == source and e.quoted_src_port == port]
     s.icmp = _judge_icmp(d, about, rtt_ns)
+    if d.acked is None and d.resend.any():
+        # a one-way capture: TCP sends the first unacknowledged byte again, so all before it was acknowledged
+        d.acked = int(d.seq[d.resend][-1])
     s.stuck = _find_stuck(d)
     if d.acked is not None and d.acked > d.sent + 1:
         s.ack_past_hole = d.acked - d.sent
@@ -643,7 +647,9 @@ def _acked_gap_bytes(d: Direction) -> int:
 
 
 def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> None:
-    since = main.first_ns
+    # the first send itself may have left before the capture began: then the bytes behind it tell when the loss was
+    unacked = d.data & (d.end > main.seq) if main.acked_ns is None else d.data & (d.seq == main.seq)
+    since = min(main.first_ns, int(d.time_ns[unacked].min())) if unacked.any() else main.first_ns
     until = main.acked_ns if main.acked_ns is not None else s.capture_end_ns
     size = main.ip_bytes
     p = d.peer
@@ -652,11 +658,12 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
     resends, proofs, failed = _peer_resend_verdict(d, since, until)
     s.peer_resends = resends
     s.small_passed += proofs
-    if not d.sack_permitted:
+    if not d.peer.tells_sack:
         s.small_passed += _duplicate_acks(d, main, size, since)
     # nothing from the peer later than what was under way when the loss began
     grace = since + 2 * rtt_ns + 100_000_000
-    s.peer_silent = not bool(((p.time_ns > grace) & (p.time_ns < until)).any()) and not s.small_passed
+    s.peer_silent = bool(len(p)) and not bool(((p.time_ns > grace) & (p.time_ns < until)).any()) and not s.small_passed
+    s.peer_owes_word = _owes_word(d, since)
     if failed:
         acks = np.flatnonzero((d.payload_bytes == 0) & (d.time_ns > since) & (d.ack != NOT_ACK))
         if len(acks):
@@ -668,6 +675,17 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
     s.window_scaling_broken = bool(d.peer.window_scale) and crosses and not s.small_passed
     if s.at in ("middle", "at_receiver"):  # a sending host leaves the checksum to its network card
         s.bad_checksums = _damaged(d, main)
+
+
+def _owes_word(d: Direction, since: int) -> bool:
+    """The peer would have to speak over a narrow path: its last data was acknowledged by nothing but lost packets, so it
+    must send it again, and that small packet would arrive."""
+    p = d.peer
+    told = np.flatnonzero(p.data & (p.time_ns <= since))
+    if not len(told):
+        return False
+    before = d.ack[(d.time_ns < since) & (d.ack != NOT_ACK)]
+    return not len(before) or int(before.max()) < int(p.end[told].max())
 
 
 def _duplicate_acks(d: Direction, main: Stuck, size: int, since: int) -> list[Passed]:
@@ -699,7 +717,9 @@ def _smaller_lost(d: Direction, s: Sighting, main: Stuck) -> None:
     for size in np.unique(d.ip_bytes[rows]).tolist():
         same = rows[d.ip_bytes[rows] == size]
         # sent at least twice, or sent once while SACK is in use and the peer spoke later
-        if len(same) >= 2 or (d.sack_permitted and alive > int(d.time_ns[same[-1]]) + 1_000_000_000):
+        if len(same) >= 2 or (
+            d.sack_permitted and d.peer.tells_sack and alive > int(d.time_ns[same[-1]]) + 1_000_000_000
+        ):
             s.small_failed.append((int(size), same.tolist()))
 
 
