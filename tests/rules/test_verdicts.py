@@ -225,6 +225,8 @@ OUTAGE = {
         ({}, "certain"),
         ({"both_directions_silent": False}, "likely"),
         ({"unreachable_seen": True, "small_failed_after": False, "both_directions_silent": False}, "certain"),
+        ({"small_failed_after": False, "peer_resends": 0}, "possible"),
+        ({"small_failed_after": False, "peer_resends": 0, "delivered_at_or_above_stuck": True}, "likely"),
         ({"outage_s": 1.0}, None),
         ({"small_passed_after": True}, None),
         ({"window_shut": True}, None),
