@@ -64,7 +64,8 @@ class Seen:
 
 
 FIELDS = ["frame.time_relative", "tcp.stream", "ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport", "tcp.seq_raw",
-          "tcp.len", "ip.len", "ipv6.plen", "icmp.type", "icmp.code", "icmpv6.type", "tcp.window_size_value", "tcp.flags.syn", "tcp.flags.reset"]
+          "tcp.len", "ip.len", "ipv6.plen", "icmp.type", "icmp.code", "icmpv6.type", "tcp.window_size_value", "tcp.flags.syn", "tcp.flags.fin",
+          "tcp.flags.reset"]
 
 
 def rows_of(capture: Path) -> list[dict[str, str]]:
@@ -116,7 +117,7 @@ def look(capture: Path) -> tuple[Seen, list[tuple[str, str, str, str]]]:
         if key in reach and 0 < start - reach[key] < 1 << 30:
             seen.hole_server |= port in MAIL_PORTS
             seen.hole |= port not in MAIL_PORTS
-        reach[key] = max(reach.get(key, 0), start + length + (row["tcp.flags.syn"] in ("1", "True")))
+        reach[key] = max(reach.get(key, 0), start + length + sum(row[flag] in ("1", "True") for flag in ("tcp.flags.syn", "tcp.flags.fin")))
     for (_stream, port, _start), times in sent.items():
         if port in MAIL_PORTS:
             seen.resends_server = max(seen.resends_server, times - 1)
@@ -242,6 +243,9 @@ def parameters(scenario: Scenario) -> dict:
     return {k: v for k, v in values.items() if v not in ({}, None) or k == "path_mtu"}
 
 
+CALLED = {"incident.sender": "incident"}  # the capture that README and `make demo` name; it has one point of capture only
+
+
 def publish(scenario: Scenario, out: Path) -> int:
     folder = out / scenario.name
     result = json.loads((folder / "result.json").read_text())
@@ -253,10 +257,11 @@ def publish(scenario: Scenario, out: Path) -> int:
         if capture.stat().st_size > SAMPLE_LIMIT:
             print(f"{capture.name}: {capture.stat().st_size} bytes, too large for a sample", file=sys.stderr)
             continue
-        target = SAMPLES / capture.name
+        stem = CALLED.get(capture.stem, capture.stem)
+        target = SAMPLES / f"{stem}{capture.suffix}"
         shutil.copyfile(capture, target)
         total += target.stat().st_size
-        sidecar = SAMPLES / f"{scenario.name}.{name}.json"
+        sidecar = SAMPLES / f"{stem}.json"
         old = json.loads(sidecar.read_text()) if sidecar.exists() else {}
         document = {
             "shows": view.shows or scenario.shows, "scenario": scenario.name, "vantage": name, "captured_on": f"{view.node} {view.interface}",
