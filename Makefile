@@ -67,7 +67,7 @@ lab-score: venv
 	$(BIN)/python sample_pcaps/lab/score.py
 
 bench: venv tshark
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/run.py --install
 
 fuzz: venv
 	$(BIN)/python tests/fuzz/run.py

@@ -21,6 +21,7 @@ batches of packets are stamped with NumPy; checksums follow from the template's 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import struct
@@ -649,7 +650,7 @@ def generate(name: str, size: int, out: FilePath, *, seed: int = 1, connections:
             stamp.write(file, row[part].astype(np.int64), copy[part].astype(np.int64), time_ns[part], bases, ident)
         written = file.tell()
     truth = {
-        "workload": name, "seed": seed, "bytes": written, "frames": len(row),
+        "generator": sources_digest(), "workload": name, "seed": seed, "bytes": written, "frames": len(row),
         "seconds": round(float(time_ns[-1] - time_ns[0]) / SECOND, 3),
         **describe(templates, which, gapped, bases, stamp, row, copy),
     }  # fmt: skip
@@ -713,6 +714,12 @@ def describe(
         "split_terminators": splits,
         "masked_banners": masked,
     }
+
+
+def sources_digest() -> str:
+    """Tells captures of an older generator apart."""
+    sources = (FilePath(__file__).with_name(name) for name in ("generate.py", "tcp_model.py", "dialogues.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:16]
 
 
 def size_bytes(text: str) -> int:

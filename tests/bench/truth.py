@@ -1,9 +1,15 @@
-"""Holds an analysis against what was planted: `check(truth, document)` gives one line per statement, true or not."""
+"""Holds an analysis against what was planted: `check(truth, document)` gives one statement per thing, true or not.
+
+truth.py CAPTURE.truth.json CASE.json prints them as JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -93,3 +99,15 @@ def _causes(truth: dict[str, Any], document: dict[str, Any]) -> Iterator[Stateme
 
 def _span(least: int, most: int) -> str:
     return f"{most:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def main(truth: str, document: str) -> None:
+    try:
+        statements = check(json.loads(Path(truth).read_text()), json.loads(Path(document).read_text()))
+    except (ValueError, KeyError) as error:
+        statements = [Statement("a JSON document as in the contract", False, f"{type(error).__name__}: {error}")]
+    json.dump(statements, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
