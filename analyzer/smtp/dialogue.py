@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, pairwise, takewhile
 from typing import Literal, NamedTuple
 
 from . import grammar
@@ -87,7 +88,8 @@ class Mail:
         by RSET, QUIT or EHLO before the end of the mail, without a refusal.
         """
         codes = [reply.code for reply in self.replies]
-        if not codes and not self.recipients:
+        if not self.recipients and self.refusals:
+            # nobody is to get it: a server that takes the empty mail behind a pipelined DATA delivers nothing
             codes = [reply.code for reply in self.refusals]
         if not codes:
             return "aborted" if self.ended_by in ("rset", "quit", "ehlo", "mail") and not self.complete else None
@@ -142,6 +144,8 @@ _TLS_HANDSHAKE = (b"\x16\x03", b"\x16")  # the second one: a stream of one byte
 _TLS_RECORD = (b"\x14\x03", b"\x15\x03", b"\x16\x03", b"\x17\x03")
 
 _STARTTLS = ("STARTTLS", "X-ANONYMOUSTLS")
+# RFC 2920 3.1: these end a group of pipelined commands (of the others that do, nobody sends any).
+_WAITED = ("EHLO", "HELO", "LHLO", "STARTTLS", "AUTH", "X-EXPS", grammar.AUTH_RESPONSE, "DATA")
 _AUTH = ("AUTH", "X-EXPS", grammar.AUTH_RESPONSE)
 
 # A lone dot on a line, as lenient servers take it for the end: LF . LF and LF . CR LF.
@@ -169,6 +173,7 @@ class _Reading:
         self.replies_over = False
         self.lost = not from_start  # the client's next bytes may be anything
         self.uncertain = not from_start  # bytes of either side are missing up to here
+        self.client_gap: int | None = None  # where the last gap among the client's commands began
         self.hidden_body = False  # a 354 to a DATA that was not seen: its mail begins at `body_from`
         self.body_from: int | None = None
         self.first_greeting: Reply | None = None  # of a connection whose beginning was not seen
@@ -270,7 +275,8 @@ class _Reading:
             if limit is None or limit < gap.end:
                 return False
         if oldest is not None:
-            count = self.count_replies(limit)
+            self.skip_before_lost_requests()
+            count = self.count_replies(limit, machine.owed)
             for _ in range(self.answered_inside(gap, count)):
                 machine.skip()
         return self.gap_settled()
@@ -280,15 +286,27 @@ class _Reading:
             self.ahead[0] = self.ahead[0]._replace(gap=None)
         return True
 
-    def count_replies(self, limit: int | None) -> int:
-        """How many replies the client had received when it had acknowledged `limit` bytes (None: in the end)."""
-        count = 0
-        while True:
-            if count == len(self.ahead) and not self.read_ahead():
-                return count
-            if limit is not None and self.ahead[count].reply.end > limit:
-                return count
-            count += 1
+    def count_replies(self, limit: int | None, most: int) -> int:
+        """How many replies, at `most`, the client had when it had acknowledged `limit` bytes (None: in the end)."""
+        while len(self.ahead) < most and self.read_ahead():
+            pass
+        replies = (read.reply for read in islice(self.ahead, most))
+        return sum(1 for reply in replies if limit is None or reply.end <= limit)
+
+    def skip_before_lost_requests(self) -> None:
+        """Behind a gap on both sides a reply may answer a request that was not seen either.
+
+        Only what the server sent before it had received anything of the client's gap answers a request before it.
+        """
+        gap = self.client.pos if self.client.pos < self.client.next_start else self.client_gap
+        if gap is None:
+            return
+        older = list(takewhile(lambda request: (self.end_of(request) or 0) <= gap, self.machine.requests))
+        self.count_replies(None, len(older))
+        replies = (self.server_view.peer_at(read.reply.start) for read in self.ahead)
+        theirs = sum(1 for _ in takewhile(lambda received: received is not None and received <= gap, replies))
+        for _ in range(len(older) - theirs):
+            self.machine.skip()
 
     def answered_inside(self, gap: Gap, count: int) -> int:
         """How many of the oldest requests were answered inside the gap, when `count` replies behind it are left.
@@ -297,6 +315,7 @@ class _Reading:
         gets. A request that was sent when the client had seen the end of the gap was not answered inside.
         """
         requests = self.machine.requests
+        least = self.surely_inside(requests) if self.ahead else 0
         most: int = 0
         for request in requests:
             end = self.end_of(request)
@@ -304,15 +323,37 @@ class _Reading:
             if seen is not None and seen >= gap.end:
                 break
             most += 1
-        likeliest = min(max(len(requests) - count, 0), most)
+        most = max(least, most)
+        likeliest = min(max(len(requests) - count, least), most)
         if len(requests) > _ALIGN_LIMIT:
             return likeliest
         codes = [read.reply.code for read in islice(self.ahead, min(count, len(requests)))]
-        for skipped in chain(range(likeliest, -1, -1), range(likeliest + 1, most + 1)):
+        for skipped in chain(range(likeliest, least - 1, -1), range(likeliest + 1, most + 1)):
             pairs = zip(islice(requests, skipped, None), codes, strict=False)
             if all(grammar.may_answer(request.verb, code) for request, code in pairs):
                 return skipped
         return likeliest
+
+    def surely_inside(self, requests: Sequence[Request]) -> int:
+        """How many of the oldest requests were answered before the next reply that was seen.
+
+        A client goes on behind a request of `_WAITED` only when it has the answer: the answer lies within what it
+        had acknowledged by then.
+        """
+        least = 0
+        first_end = self.ahead[0].reply.end
+        for number, (request, follower) in enumerate(pairwise(requests), start=1):
+            if request.verb in _WAITED:
+                known = self.client_view.peer_at(self.start_of(follower))
+                if known is not None and known < first_end:
+                    least = number
+        return least
+
+    def start_of(self, request: Request) -> int:
+        """Offset of the request in the client's stream."""
+        if request.command is not None:
+            return self.out.commands[request.command].start
+        return self.bodies[request.mail.bodies[0]].seen_from if request.mail else self.client_view.start
 
     # ------------------------------------------------------------ the client's side
 
@@ -326,11 +367,12 @@ class _Reading:
         if cursor.at_gap:
             self.machine.lose_requests()
             self.lost = self.uncertain = True
+            self.client_gap = cursor.pos
             cursor.cross()
             return True
         if self.tls_begins():
             return False
-        if self.lost and expect is not Expect.AUTH:
+        if self.lost and not (expect is Expect.AUTH and self.has_heard_all()):
             return self.find_thread()
         self.lost = False
         if expect is Expect.UNCLEAR and self.looks_like_a_mail():
@@ -353,6 +395,11 @@ class _Reading:
         if not in_clear and self.lost:
             self.note("TLS began before the capture: whether by STARTTLS cannot be told")
         return True
+
+    def has_heard_all(self) -> bool:
+        """True unless the client's next bytes were sent before the last reply had arrived."""
+        known = self.client_view.peer_at(self.client.pos)
+        return known is None or not self.out.replies or known >= self.out.replies[-1].end
 
     def last_unanswered(self, verbs: tuple[str, ...]) -> bool:
         """True when the last command is one of `verbs` and no reply to it was seen."""

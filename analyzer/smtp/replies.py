@@ -93,6 +93,8 @@ class ReplyReader:
                 if cursor.done or self._heard_more(reply):
                     return None
                 self._cross()
+            elif not reply.complete and self._heard_more(reply):
+                return None
             behind_gap = self._gap is not None and cursor.pos == self._gap.end
             before = cursor.pos
             line = self._line()
@@ -112,7 +114,7 @@ class ReplyReader:
             return said
 
     def _heard_more(self, reply: Reply) -> bool:
-        """By the end of the gap the server had received more than when it began the reply: so it is another one."""
+        """The server had received more by now than when it began the reply: so what comes is another one."""
         then = self._view.peer_at(reply.start)
         now = self._view.peer_at(self.cursor.next_start)
         return then is not None and now is not None and now > then

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer.smtp.dialogue import Dialogue, read_dialogue
@@ -170,6 +170,7 @@ def test_starttls() -> None:
     assert [c.verb for c in dialogue.commands] == ["EHLO", "STARTTLS"]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_records_can_be_read(data: st.DataObject) -> None:
     """Random records, gaps and ends never raise."""
