@@ -6,7 +6,7 @@ read -> Tracker -> measure -> talks and sightings -> path ledgers -> subjects ->
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,26 +69,40 @@ def analyze(
 
 def trace(case: c.Case, connection: int) -> Trace:
     """One connection's packets, read again from the captures. KeyError when the case has no such connection."""
-    conn = next((x for x in case.connections if x.id == connection), None)
-    if conn is None:
-        raise KeyError(f"no connection {connection} in this case")
-    four = (_address(conn.client.ip), conn.client.port, _address(conn.server.ip), conn.server.port)
-    reading = ReadOptions(ports=frozenset({conn.server.port}), only=frozenset({four, (*four[2:], *four[:2])}))
-    tracker = Tracker(frozenset({conn.server.port}))
+    return traces(case, [connection])[connection]
+
+
+def traces(case: c.Case, connections: Collection[int]) -> dict[int, Trace]:
+    """The packets of these connections by id, read again from the captures in one pass. KeyError where there are none."""
+    wanted = {x.id: x for x in case.connections if x.id in connections}
+    for connection in connections:
+        if connection not in wanted:
+            raise KeyError(f"no connection {connection} in this case")
+    flows = {(_address(x.client.ip), x.client.port, _address(x.server.ip), x.server.port) for x in wanted.values()}
+    ports = frozenset(x.server.port for x in wanted.values())
+    reading = ReadOptions(ports=ports, only=frozenset(flows | {(*flow[2:], *flow[:2]) for flow in flows}))
+    tracker = Tracker(ports)
     icmp: list[IcmpError] = []
-    traces: list[Trace] = []
+    seen: dict[frozenset[tuple[str, int]], list[Trace]] = defaultdict(list)  # a pair of ports may be used again
 
     def keep(group: Group) -> None:
         delivery = measure(Group(group.table.detach(), group.first, group.middle, group.client_known))
-        traces.extend(delivery.trace(k) for k in range(len(group)))
+        for k in range(len(group)):
+            found = delivery.trace(k)
+            seen[frozenset({tuple(found.client), tuple(found.server)})].append(found)
 
     for batch in read([x.path for x in case.captures], reading, []):
         icmp += batch.icmp
         keep(tracker.add(batch.packets, batch.last_time_ns))
     keep(tracker.finish())
-    found = min(traces, key=lambda t: abs(t.start_ns - conn.start_ns), default=None)
+    return {x.id: _nearest(seen[frozenset({tuple(x.client), tuple(x.server)})], x, icmp) for x in wanted.values()}
+
+
+def _nearest(candidates: Sequence[Trace], conn: c.Connection, icmp: Sequence[IcmpError]) -> Trace:
+    """Of the connections between the same two ports the one that began when `conn` did, with the ICMP that quotes it."""
+    found = min(candidates, key=lambda t: abs(t.start_ns - conn.start_ns), default=None)
     if found is None:
-        raise KeyError(f"the packets of connection {connection} are not in the captures any more")
+        raise KeyError(f"the packets of connection {conn.id} are not in the captures any more")
     found.icmp = [e for e in icmp if _quotes(e, conn)]
     return found
 
@@ -197,6 +211,9 @@ class _Analysis:
                         m.stuck = mail.start <= lost_at < end
                         if m.stuck:
                             stuck.append(m.key)
+                            if sighting.hole is not None:
+                                # behind the narrow link the packets that this mail needed are not seen, their hole is
+                                m.largest_packet_bytes = max(m.largest_packet_bytes or 0, sighting.hole.lost_ip_bytes)
             tls_start = talk.dialogue.tls_client_start
             lost = self._lost_at(sighting)
             handshake = (
@@ -300,9 +317,17 @@ class _Verdict:
             known = [v for v in values if v is not None]
             return pick(known) if known else None
 
+        unseen = f.get("smallest_lost_bytes") if f.get("hole_connections") else None
+
+        def needed(m: mails.MailRecord) -> int | None:
+            """The mail's largest packet; at the receiver the one that never came, whose size its connection's MSS tells."""
+            if m.stuck and isinstance(unseen, int):
+                return max(m.largest_packet_bytes or 0, unseen)
+            return m.largest_packet_bytes
+
         extremes = {
             "largest_passed_packet_bytes": of(max, [m.largest_packet_bytes for m in passed]),
-            "smallest_hung_packet_bytes": of(min, [m.largest_packet_bytes for m in hung]),
+            "smallest_hung_packet_bytes": of(min, [needed(m) for m in hung]),
             "largest_passed_mail_bytes": of(max, [m.size for m in passed]),
             "smallest_hung_mail_bytes": of(min, [m.size or m.data_bytes_sent for m in hung]),
         }

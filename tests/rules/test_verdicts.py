@@ -59,6 +59,7 @@ def test_black_hole(changes):
         ({"stuck_df": False}, "likely"),
         ({"loss_size_blind_p": 0.5}, "likely"),
         ({"small_passed_after": False}, "possible"),
+        ({"reverse_seen": False}, "possible"),
         ({"small_passed_after": None}, "possible"),
         ({"stuck_sends": 3, "capture_ends_early": True}, "possible"),
         ({"stuck_span_s": 0.7, "capture_ends_early": True}, "possible"),
@@ -89,7 +90,6 @@ def test_black_hole_weaker(changes, confidence):
         {"sack_outside_window": True},
         {"window_scaling_broken": True},
         {"filter_after_bytes": 400},
-        {"reverse_seen": False},
     ],
     ids=str,
 )
@@ -427,11 +427,13 @@ def test_size_dependent(changes, fires):
         ({"ip_version": 6, "mss_announced": 1440, "full_segments": 3}, False),
         ({"ip_version": 6, "mss_announced": 1420, "full_segments": 1}, True),
         ({"ip_version": 4, "mss_announced": 1360, "full_segments": 0}, False),
+        ({"ip_version": 4, "mss_announced": 1360, "mss_own": 1460}, True),
+        ({"ip_version": 4, "mss_announced": 1360, "mss_own": 1360}, False),
         ({"ip_version": 4, "mss_announced": 65495, "full_segments": 1}, False),
     ],
 )
 def test_small_mss(facts, fires):
-    """An MSS below Ethernet's, and data that it kept small."""
+    """An MSS below Ethernet's that kept data small, or that is below what the sender announces itself."""
     assert ("small-mss" in found("path", **facts)) is fires
 
 
