@@ -31,6 +31,8 @@ Ref = tuple[int, int]
 NO_REPLY_S = 300.0
 # Bytes of either end of a body that tell two mails apart (Message-ID and Date stand in the first, the text ends in the last).
 PRINT_BYTES = 512
+# A client that closes sooner behind the end of a mail has not given up: it had nothing more to say (QUIT and FIN in one go).
+IMPATIENT_S = 2.0
 # An ACK that comes back at once is not waited for; Nagle and delayed ACKs explain up to 0.5 s, Postfix's delay is 10 s.
 HOLD_BACK_S = 2.0
 
@@ -63,6 +65,7 @@ class MailRecord:
     end_sends: int
     body_acked: bool | None
     answered: bool | None
+    accepted_late: bool  # the server took it after the client had gone
     in_data: bool  # the content had begun (DATA accepted, BDAT)
     closed_in_data: bool
     data_bytes_sent: int
@@ -280,11 +283,17 @@ def _join_mail(
         (acked is not None and mail.body_end is not None and acked >= mail.body_end) if len(trace.s2c) else None
     )
     last = max(trace.end_ns, min(talk.capture_end_ns, trace.end_ns))
-    waited = (last - end_sent_ns) / 1e9 if end_sent_ns is not None and reply is None else None
+    gone = talk.client_gone_ns
+    in_time = reply_ns is not None and (gone is None or reply_ns <= gone)
+    if reply_ns is not None and not in_time and gone is not None:
+        last = gone
+    waited = (last - end_sent_ns) / 1e9 if end_sent_ns is not None and not in_time else None
     gave_up = _gave_up_by(trace, end_sent_ns)
     closed = talk.closed_by != "open"
     sent_acked = acked is not None and acked >= d.sent
-    outcome = _outcome(mail, talk, end, end_acked, waited, begun, gave_up, sent_acked)
+    # the client had gone when the reply came: it believes that the mail failed, and will send it again
+    too_late = not in_time and reply_ns is not None and waited is not None and waited >= IMPATIENT_S
+    outcome = _outcome(mail, talk, end, end_acked, waited, begun, gave_up, sent_acked, too_late)
     hold, alone = _held_back(mail, client, d)
     start_ns = client.time_at(mail.start)
     return MailRecord(
@@ -315,7 +324,8 @@ def _join_mail(
         end_acked=end_acked,
         end_sends=_sends(d, end - 1) if end is not None else 0,
         body_acked=body_acked,
-        answered=_answered(mail, talk, trace),
+        answered=False if too_late and mail.outcome == "delivered" else _answered(mail, talk, trace),
+        accepted_late=too_late and mail.outcome == "delivered",
         in_data=begun,
         closed_in_data=begun and reply is None and closed,
         data_bytes_sent=mail.seen_bytes,
@@ -364,10 +374,13 @@ def _outcome(
     begun: bool,
     gave_up: str,
     sent_acked: bool,
+    too_late: bool,
 ) -> str:
     said = mail.outcome
     if said == "aborted" and talk.gap_bytes:
         return "unknown"  # the rest may lie in what was not captured
+    if said == "delivered" and too_late:
+        return "end-of-data-timeout"
     if said is not None:
         return said
     if mail.via == "tls" and mail.answered_in_tls is not False:
@@ -382,7 +395,7 @@ def _outcome(
             return "unknown"
         gave_up_itself = talk.closed_by.startswith("client") and sent_acked and not mail.complete
         return "aborted" if gave_up_itself else "lost-connection"
-    if not closed:
+    if not closed or talk.gap_bytes:
         return "unknown"
     return "aborted" if talk.closed_by.startswith("client") else "lost-connection"
 
@@ -462,25 +475,32 @@ def _bytes(stream: Stream, start: int, end: int) -> bytes | None:
 
 # ---------------------------------------------------------------- talks compared with each other
 
+SAME_SERVER = (
+    "whole_answered_same_server",
+    "whole_hung_same_server",
+    "split_answered_same_server",
+    "split_hung_same_server",
+)
+
 
 def message_subjects(talks: Sequence[Talk]) -> list[Subject]:
     """One subject per mail whose content had begun."""
     by_key = {t.key: t for t in talks}
     mails = [m for t in talks for m in t.mails]
-    by_server: dict[str, list[MailRecord]] = defaultdict(list)
+    by_server: dict[str, Counter[str]] = defaultdict(Counter)
     cut_places: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
     says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
     for m in mails:
         t = by_key[m.talk]
-        by_server[t.server[0]].append(m)
+        by_server[t.server[0]].update(_comparable(m))
         if m.cuts:
             cut_places[t.client[0]][m.cuts.cut_at] += 1
-    copies = _copies(mails, by_key)
-    return [
-        _message_subject(m, by_key[m.talk], by_server, cut_places, says_ehlo, copies.get(m.key))
+    subjects = [
+        _message_subject(m, by_key[m.talk], by_server[by_key[m.talk].server[0]], cut_places, says_ehlo)
         for m in mails
         if m.in_data
     ]
+    return subjects + [_copy_subject(copy, by_key) for copy in _copies(mails, by_key)]
 
 
 def _whole(m: MailRecord) -> bool:
@@ -492,15 +512,26 @@ def _hung(m: MailRecord) -> bool:
     return bool(m.end_acked) and m.answered is False
 
 
+def _comparable(m: MailRecord) -> list[str]:
+    """Which of the four facts `*_same_server` this mail counts for, when another one is compared with it."""
+    if m.cuts is None:
+        return []
+    if _whole(m):
+        return ["whole_answered_same_server"] if m.answered else ["whole_hung_same_server"] if _hung(m) else []
+    if m.answered:
+        return ["split_answered_same_server"]
+    return ["split_hung_same_server"] if m.answered is False else []
+
+
 def _message_subject(
     m: MailRecord,
     t: Talk,
-    by_server: dict[str, list[MailRecord]],
+    same_server: Counter[str],
     cut_places: dict[str, Counter[tuple[int, ...]]],
     says_ehlo: set[str],
-    copy: _Copy | None,
 ) -> Subject:
-    same = [x for x in by_server[t.server[0]] if x is not m]
+    own = _comparable(m)
+    others = {name: same_server[name] - own.count(name) for name in SAME_SERVER}
     inside = set(m.cuts.cut_at) & {3, 4} if m.cuts else set()
     places = cut_places[t.client[0]]
     always = m.cuts is not None and places.total() >= 3 and len(places) == 1
@@ -528,10 +559,7 @@ def _message_subject(
         "data_bytes_sent": m.data_bytes_sent,
         "capture_ends_early": m.answered is False and t.closed_by == "open" and (m.waited_s or 0) < NO_REPLY_S,
         "reverse_seen": t.server_bytes > 0,
-        "whole_answered_same_server": sum(1 for x in same if _whole(x) and x.answered),
-        "whole_hung_same_server": sum(1 for x in same if _whole(x) and _hung(x)),
-        "split_answered_same_server": sum(1 for x in same if x.cuts and not _whole(x) and x.answered),
-        "split_hung_same_server": sum(1 for x in same if x.cuts and not _whole(x) and x.answered is False),
+        **others,
         "client_cuts_always": always,
         "banner_masked": t.masked,
         "hold_back_s": m.hold_back_s,
@@ -545,15 +573,6 @@ def _message_subject(
         f["cut_inferred"] = bool(inside & set(m.cuts.inferred))
         if inside:
             f["cut_after"] = min(inside)
-    if copy is not None:
-        f |= {
-            "copies": copy.copies,
-            "earlier_end_acked": copy.earlier_end_acked,
-            "earlier_answered": copy.earlier_answered,
-            "earlier_accepted": copy.earlier_accepted,
-            "accepted": m.outcome == "delivered",
-            "retry_after_s": copy.after_s,
-        }
     evidence = []
     if m.end_frames:
         pieces = "+".join(map(str, m.cuts.pieces)) if m.cuts and len(m.cuts.pieces) > 1 else ""
@@ -586,41 +605,59 @@ def _evidence(t: Talk, frames: Sequence[Ref], note: str) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Copy:
+    """A mail that was sent again: the same envelope with the same body."""
+
     copies: int
-    earlier_end_acked: bool
-    earlier_answered: bool
-    earlier_accepted: bool
-    after_s: float
+    earlier: MailRecord
+    later: MailRecord
 
 
-def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk]) -> dict[int, _Copy]:
-    """Per mail that was sent before: what became of the copy before it (same envelope, same body)."""
+def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk]) -> list[_Copy]:
+    """Every mail that follows a copy of itself, with that copy."""
     same: dict[tuple[Any, ...], list[MailRecord]] = defaultdict(list)
     for m in mails:
         if m.body_print is not None and m.mail_from is not None and m.recipients and m.start_ns is not None:
             same[(talks[m.talk].client[0], m.mail_from, m.recipients, m.body_print)].append(m)
-    out = {}
+    out = []
     for group in same.values():
         group.sort(key=lambda m: m.start_ns or 0)
         for earlier, later in itertools.pairwise(group):
-            if earlier.talk == later.talk:
-                continue  # two mails of one connection: the client knows what became of the first
-            gone = talks[earlier.talk].client_gone_ns
-            # the server's acceptance came when the client had given up: both copies are in the mailbox
-            too_late = (
-                earlier.outcome == "delivered"
-                and earlier.end_ns is not None
-                and gone is not None
-                and earlier.end_ns > gone
-            )
-            out[later.key] = _Copy(
-                copies=len(group),
-                earlier_end_acked=bool(earlier.end_acked),
-                earlier_answered=bool(earlier.answered) and not too_late,
-                earlier_accepted=too_late,
-                after_s=((later.start_ns or 0) - (earlier.start_ns or 0)) / 1e9,
-            )
+            if earlier.talk != later.talk:  # within one connection the client knows what became of the first
+                out.append(_Copy(len(group), earlier, later))
     return out
+
+
+def _copy_subject(copy: _Copy, talks: dict[int, Talk]) -> Subject:
+    earlier, later = copy.earlier, copy.later
+    t = talks[later.talk]
+    facts: dict[str, Value] = {
+        "sender": t.client[0],
+        "receiver": t.server[0],
+        "ip_version": 6 if ":" in t.client[0] else 4,
+        "captured_at": t.at,
+        "size_bytes": later.size,
+        "copies": copy.copies,
+        "earlier_end_acked": bool(earlier.end_acked),
+        "earlier_answered": bool(earlier.answered),
+        "earlier_accepted": earlier.accepted_late,  # then both copies are in the mailbox
+        "accepted": later.outcome == "delivered",
+        "retry_after_s": ((later.start_ns or 0) - (earlier.start_ns or 0)) / 1e9,
+    }
+    evidence = [
+        _evidence(talks[m.talk], m.end_frames, f"the end of the {which} copy")
+        for m, which in ((earlier, "earlier"), (later, "later"))
+        if m.end_frames
+    ]
+    return Subject(
+        kind="message",
+        facts={k: v for k, v in facts.items() if v is not None},
+        sender=t.client[0],
+        receiver=t.server[0],
+        connections=(earlier.talk, later.talk),
+        messages=(earlier.key, later.key),
+        evidence=evidence,
+        key="copy",
+    )
 
 
 def connection_subjects(talks: Sequence[Talk]) -> list[Subject]:

@@ -119,7 +119,8 @@ class PathLedger:
         rtt = view.trace.rtt_s
         if rtt is not None:
             self.rtt_s = min(rtt, self.rtt_s) if self.rtt_s is not None else rtt
-        self.mss_peer = min((mss for mss in (self.mss_peer, d.peer.mss) if mss), default=None)  # the smallest protects
+        # a host that announces a smaller one later has learnt a path MTU meanwhile: nobody clamped or configured it
+        self.mss_peer = max((mss for mss in (self.mss_peer, d.peer.mss) if mss), default=None)
         self.mss_own = self.mss_own or d.mss
         if s.stuck or s.hole or s.icmp or s.ack_past_hole or s.sack_outside:
             self.views.append(view)
@@ -213,7 +214,7 @@ class _Weighing:
         f["df_off_packets"] = p.df_off
         f["df_cleared"] = bool(p.df_off and p.df_on)
         f["capture_dropped"] = sum(v.sighting.ack_past_hole for v in p.views)
-        f["ack_past_hole"] = bool(f["capture_dropped"])
+        f["ack_past_hole"] = False  # nothing is stuck where an ACK went past
         f["sack_outside_window"] = any(v.sighting.sack_outside for v in p.views)
         f["unreachable_seen"] = bool(p.other_errors)
         self._icmp(lead)

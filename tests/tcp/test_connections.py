@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +86,7 @@ def test_connections_do_not_depend_on_where_windows_end(cuts: list[int], flows: 
             found.append(tuple(sorted(group.table.frame[rows].tolist())))  # type: ignore[attr-defined]
 
     edges = [0, *sorted(min(c, len(table)) for c in cuts), len(table)]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         part = table[a:b]
         note(tracker.add(part, int(part.time_ns[-1]) if len(part) else None) if len(part) else [])
     note(tracker.finish())

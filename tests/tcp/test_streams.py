@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +54,7 @@ def test_cuts_are_where_one_segment_ends() -> None:
 def test_any_segmentation_order_and_duplication_gives_the_same_bytes(body: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, max(len(body) - 1, 1)), max_size=8)))
     edges = [0, *[c for c in cuts if c < len(body)], len(body)]
-    pieces = [(a, body[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [(a, body[a:b]) for a, b in itertools.pairwise(edges)]
     again = data.draw(st.lists(st.sampled_from(pieces), max_size=5))
     order = data.draw(st.permutations(pieces + again))
     wire = Wire().handshake()
