@@ -166,13 +166,11 @@ def _fires(rule: Rule, subject: Subject, facts: dict[str, Value]) -> _Hit | None
 
 def _merge(hits: Iterable[_Hit], causes: Sequence[_Group] = ()) -> list[_Group]:
     """Groups of hits that are one finding; hits that different causes explain stay apart."""
-    by_rule: dict[str, list[_Group]] = {}
-    for cause in causes:
-        by_rule.setdefault(cause.first.rule.id, []).append(cause)
+    index = _index(causes)
     together: dict[tuple[object, ...], list[_Hit]] = {}
     cause_of: dict[int, _Group] = {}
     for hit in hits:
-        found = _explanation_of(hit, by_rule)
+        found = _explanation_of(hit, index)
         if found:
             cause_of[id(hit)] = found
         together.setdefault((hit.rule.id, hit.grade.role, *_merge_key(hit), id(found)), []).append(hit)
@@ -192,32 +190,48 @@ def _merge_key(hit: _Hit) -> tuple[object, ...]:
             return (id(subject),)
 
 
-def _explanation_of(hit: _Hit, causes: Mapping[str, Sequence[_Group]]) -> _Group | None:
+def _index(causes: Sequence[_Group]) -> dict[tuple[str, str, object], _Group]:
+    """(cause rule, what is shared, the shared thing) -> cause; the first and worst cause wins."""
+    index: dict[tuple[str, str, object], _Group] = {}
+    for cause in sorted(causes, key=_rank):
+        shared: dict[str, Iterable[object]] = {
+            "messages": cause.messages,
+            "connections": cause.connections,
+            "paths": cause.paths,
+            "endpoints": cause.pairs,
+            "receiver": cause.receivers,
+        }
+        for sharing, things in shared.items():
+            for thing in things:
+                index.setdefault((cause.first.rule.id, sharing, thing), cause)
+    return index
+
+
+def _explanation_of(hit: _Hit, index: Mapping[tuple[str, str, object], _Group]) -> _Group | None:
+    subject = hit.subject
     for sharing, rule_id in hit.rule.explained_by:
-        for cause in causes.get(rule_id, ()):
-            if _shares(hit.subject, cause, sharing):
+        things: Iterable[object]
+        match sharing:
+            case "messages" | "connections" | "paths":
+                things = getattr(subject, sharing)
+            case "endpoints":
+                things = (frozenset((subject.sender, subject.receiver)),)
+            case _:
+                things = (subject.receiver,)
+        for thing in things:
+            if cause := index.get((rule_id, sharing, thing)):
                 return cause
     return None
-
-
-def _shares(subject: Subject, cause: _Group, sharing: str) -> bool:
-    match sharing:
-        case "messages":
-            return not cause.messages.isdisjoint(subject.messages)
-        case "connections":
-            return not cause.connections.isdisjoint(subject.connections)
-        case "paths":
-            return not cause.paths.isdisjoint(subject.paths)
-        case "endpoints":
-            return frozenset((subject.sender, subject.receiver)) in cause.pairs
-        case _:
-            return subject.receiver is not None and subject.receiver in cause.receivers
 
 
 def _merge_hosts(groups: list[_Group], subjects: Sequence[Subject]) -> list[_Group]:
     """Broken paths that begin (or end) at one host, and no path of that host that works: one finding of the host."""
     merged = groups
     for end in ("sender", "receiver"):
+        paths: dict[str | None, list[Subject]] = {}
+        for subject in subjects:
+            if subject.kind == "path":
+                paths.setdefault(getattr(subject, end), []).append(subject)
         together: dict[tuple[str, str | None], list[_Group]] = {}
         rest: list[_Group] = []
         for group in merged:
@@ -227,25 +241,23 @@ def _merge_hosts(groups: list[_Group], subjects: Sequence[Subject]) -> list[_Gro
                 rest.append(group)
         for (_, host), members in together.items():
             hits = [hit for group in members for hit in group.hits]
-            whole = host is not None and _is_host_wide(hits, host, end, subjects)
+            whole = host is not None and _is_host_wide(hits, paths.get(host, []))
             rest += [_Group(hits, host=host)] if whole else members
         merged = rest
     return merged
 
 
-def _is_host_wide(hits: Sequence[_Hit], host: str, end: str, subjects: Sequence[Subject]) -> bool:
-    if len({_pair(hit.subject) for hit in hits}) < (hits[0].rule.one_host_from or 0):
+def _is_host_wide(hits: Sequence[_Hit], paths: Sequence[Subject]) -> bool:
+    """Whether enough of a host's paths are broken alike and none of its others carries what they lose."""
+    broken = {_pair(hit.subject) for hit in hits}
+    if len(broken) < (hits[0].rule.one_host_from or 0):
         return False
     at_least, below = _common_bracket(hits)
     if at_least is not None and below is not None and at_least >= below:
         return False  # different bottlenecks
-    broken = {_pair(hit.subject) for hit in hits}
-    for subject in subjects:
-        if subject.kind == "path" and getattr(subject, end) == host and _pair(subject) not in broken:
-            delivered = subject.facts.get("largest_delivered_bytes") or subject.facts.get("mtu_at_least")
-            if isinstance(delivered, int) and below is not None and delivered >= below:
-                return False  # a path of this host carries what the others lose
-    return True
+    facts = [path.facts for path in paths if _pair(path) not in broken]
+    delivered = [known.get("largest_delivered_bytes") or known.get("mtu_at_least") for known in facts]
+    return below is None or not any(isinstance(size, int) and size >= below for size in delivered)
 
 
 def _common_bracket(hits: Sequence[_Hit]) -> tuple[int | None, int | None]:

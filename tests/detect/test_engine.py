@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -146,9 +147,10 @@ def test_all_paths_of_a_host_are_one_finding(host_pack):
     assert found.explanation == f"From {A} to 2 hosts."
 
 
-def test_a_working_path_keeps_them_apart(host_pack):
+@pytest.mark.parametrize("seen", ["largest_delivered_bytes", "mtu_at_least"])
+def test_a_working_path_keeps_them_apart(host_pack, seen):
     """When another path of the same sender carries what these lose, each is broken by itself."""
-    subjects = [path(1, **BROKEN), path(2, receiver=C, **BROKEN), path(3, receiver=D, largest_delivered_bytes=1500)]
+    subjects = [path(1, **BROKEN), path(2, receiver=C, **BROKEN), path(3, receiver=D, **{seen: 1500})]
     assert [(draft.scope, draft.paths) for draft in judge(host_pack, subjects)] == [("path", (1,)), ("path", (2,))]
 
 
@@ -256,3 +258,14 @@ def test_hundred_thousand_subjects(pack):
     """Judging stays linear: 10^5 mails and paths are judged within seconds."""
     subjects = [path(n, receiver=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", stuck_sends=n % 5) for n in range(100_000)]
     assert len(judge(pack, subjects)) == 40_000
+
+
+def test_many_causes_and_symptoms(host_pack, minimal, pack_of):
+    """Neither many causes with many symptoms nor many hosts with broken paths make the work more than linear."""
+    subjects = [path(n, receiver=f"10.{n >> 8}.{n & 255}.1", stuck_sends=3) for n in range(5_000)]
+    subjects += [message(n, receiver=f"10.{n >> 8}.{n & 255}.1", connection=n, answered=False) for n in range(5_000)]
+    began = time.process_time()
+    assert sum(draft.explained_by is not None for draft in judge(pack_of(minimal, SYMPTOM), subjects)) == 5_000
+    many = [path(n, sender=f"10.{n >> 9}.{n >> 1 & 255}.1", receiver=f"10.9.9.{n % 2}", **BROKEN) for n in range(10_000)]
+    assert judge(host_pack, many)
+    assert time.process_time() - began < 20  # seconds; quadratic work would take minutes
