@@ -151,7 +151,8 @@ _AUTH = ("AUTH", "X-EXPS", grammar.AUTH_RESPONSE)
 # A lone dot on a line, as lenient servers take it for the end: LF . LF and LF . CR LF.
 _LENIENT_TERMINATOR = re.compile(rb"\n\.\r?\n")
 
-# Without acknowledgements to go by, so many bytes without any command are taken for a mail: one full Ethernet segment.
+# So many bytes of one flight without any command are a mail: one full Ethernet segment. (With a small snap length
+# there are no whole lines to go by.)
 _SURELY_MAIL_BYTES = 1448
 
 # Behind a gap so many alignments of replies to requests are tried; each costs as much again. Real groups of pipelined
@@ -174,6 +175,8 @@ class _Reading:
         self.lost = not from_start  # the client's next bytes may be anything
         self.uncertain = not from_start  # bytes of either side are missing up to here
         self.client_gap: int | None = None  # where the last gap among the client's commands began
+        self.strange_from = 0  # where the bytes began that hold no command, and what the client had heard by then
+        self.strange_heard: int | None = None
         self.hidden_body = False  # a 354 to a DATA that was not seen: its mail begins at `body_from`
         self.body_from: int | None = None
         self.first_greeting: Reply | None = None  # of a connection whose beginning was not seen
@@ -469,9 +472,11 @@ class _Reading:
             return self.end_body(_Body(None, terminator, terminator + len(TERMINATOR), start, terminator))
         at = view.peer_at(start)
         unanswered = lines >= 2 and at is not None and at == view.peer_at(last)
-        if unanswered or end - start > _SURELY_MAIL_BYTES:
+        if at is None or at != self.strange_heard:
+            self.strange_from, self.strange_heard = start, at
+        if unanswered or end - self.strange_from > _SURELY_MAIL_BYTES:
             self.lost = False
-            return self.search_end(None, start)
+            return self.search_end(None, self.strange_from)
         return True  # part of a line, or of something else
 
     # ------------------------------------------------------------ mails
@@ -615,6 +620,9 @@ class _Reading:
                 request = self.machine.oldest
                 reply = self.ahead[0].reply
                 self.feed(reply, asked=request is not None and self.can_answer(reply, request))
+        if self.replies.cursor.hidden_end:  # whatever is owed may have come there
+            while self.machine.owed:
+                self.machine.skip()
         out, shape = self.out, self.machine.result()
         out.phase, out.awaited = shape.phase, shape.awaited
         out.greeting = self.first_greeting if shape.greeting is None else out.replies[shape.greeting]

@@ -92,6 +92,11 @@ class Cursor:
         """Something is known to lie behind this piece: a gap, not the end of what was captured."""
         return self._index + 1 < len(self._pieces) or self.piece_end < self.end
 
+    @property
+    def hidden_end(self) -> bool:
+        """The stream goes on behind everything that was captured."""
+        return self.done and self.pos < self.end
+
     def cross(self) -> None:
         """Go over the gap."""
         self.pos = self.next_start

@@ -326,6 +326,8 @@ class Machine:
         if request.verb == BODY:
             mail.replies.append(number)
             mail.ended_by = "421" if code == 421 else "reply"
+            if self.shape.phase == "body":
+                self.shape.phase = "end-of-data"
         elif request.verb == "RCPT":
             if code < 300 and mail is self._mail:
                 self._accepted += 1

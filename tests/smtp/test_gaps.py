@@ -68,6 +68,11 @@ class TestMissingReplies:
     def test_the_greeting_missing(self) -> None:
         assert without("S: 220 mx").greeting is None
 
+    def test_what_hides_the_last_replies_hides_what_is_owed(self) -> None:
+        """When the server is known to have said more, nobody can tell that a reply is still owed."""
+        dialogue = without("S: 250 queued", "S: 221 bye")
+        assert (spoken(dialogue)[-1], dialogue.awaited) == ("QUIT -", None)
+
     def test_the_first_half_of_a_reply_missing(self) -> None:
         """What is left of a reply of several lines is its reply."""
         dialogue = without("S: 250-mx")
@@ -169,6 +174,17 @@ class TestMissingCommands:
         dialogue = read_dialogue(client, server, from_start=True)
         assert spoken(dialogue) == ["EHLO 250", "MAIL 250", "RCPT 250", "DATA 354", "QUIT 221"]
         assert dialogue.mails[0].outcome == "delivered"
+
+    def test_a_mail_cut_into_stumps_by_the_snap_length(self) -> None:
+        """Of each segment only the beginning: no whole line, no DATA, no 354, but a long flight is a mail."""
+        client, server = streams(SESSION.replace("line two", "a long line\\r\\n" * 400 + "\\n"))
+        for at in range(client.data.index(b"DATA"), client.end, 1448):
+            client.lose(at + 25, min(at + 1448, client.end))
+        client.lose(client.data.index(b"DATA"), client.data.index(b"line one"))
+        server.lose(server.data.index(b"354 go"), server.data.index(b"250 queued"))
+        dialogue = read_dialogue(client, server, from_start=True)
+        (mail,) = dialogue.mails
+        assert (mail.mail_from, mail.outcome, mail.size, mail.complete) == ("a@b", "delivered", None, False)
 
 
 class TestMissingBody:
