@@ -32,6 +32,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from .grammar import AUTH_RESPONSE
@@ -369,3 +370,33 @@ class Machine:
         shape.awaited = request.verb
         phase = "end-of-data" if request.verb == BODY else STEPS.get(request.verb, _OTHER).phase
         shape.phase = phase or shape.phase
+
+
+# ---------------------------------------------------------------- rows of tokens
+
+MAIL, CUT_MAIL = "(mail)", "(mail...)"  # a body with its end, without
+CHUNK, LAST_CHUNK, CUT_CHUNK = "(chunk)", "(last chunk)", "(last chunk...)"  # BDAT with its bytes
+
+Token = str | int  # a verb or one of the above from the client, a reply code from the server
+
+
+@lru_cache(maxsize=4096)  # real traffic knows some hundred rows: mailers say the same words again and again
+def follow(tokens: tuple[Token, ...], *, from_start: bool = True) -> Shape:
+    """The shape of a whole dialogue, remembered by its tokens. To be read only.
+
+    A reply stands anywhere behind what it answers, but before what the client sent because of it.
+
+    >>> follow((220, "EHLO", 250, "MAIL", "RCPT", "DATA", 250, 250, 354, "(mail)", "QUIT", 250, 221)).answers
+    [1, 2, 3, 4, 6]
+    """
+    machine = Machine(from_start=from_start)
+    for token in tokens:
+        if isinstance(token, int):
+            machine.reply(token)
+        elif token in (MAIL, CUT_MAIL):
+            machine.body(complete=token == MAIL)
+        elif token in (CHUNK, LAST_CHUNK, CUT_CHUNK):
+            machine.chunk(last=token != CHUNK, complete=token != CUT_CHUNK)
+        else:
+            machine.command(token)
+    return machine.result()
