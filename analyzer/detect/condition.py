@@ -28,6 +28,7 @@ from .facts import VOCABULARY, Fact, Kind, Value
 
 MAX_DEPTH = 8  # of all / any / none in one another
 MAX_COMPARISONS = 200  # in one rule
+MAX_CHARACTERS = 300  # in one comparison; the longest built-in one has 60
 
 Facts = Mapping[str, Value]
 Test = Callable[[Facts], bool]
@@ -138,6 +139,8 @@ def _comparison(node: Node, scope: Scope) -> Condition:
     scope.comparisons += 1
     if scope.comparisons > MAX_COMPARISONS:
         node.fail(f"more than {MAX_COMPARISONS} comparisons in one rule")
+    if len(node.value) > MAX_CHARACTERS:
+        node.fail(f"a comparison of {len(node.value)} characters; at most {MAX_CHARACTERS}")
     match = _COMPARISON.fullmatch(node.value)
     if match is None:
         node.fail(f"expected 'fact operator value', not {node.kind}")

@@ -136,6 +136,12 @@ def test_number_of_comparisons_is_limited(condition):
         condition("- stuck_sends > 1\n" * 201)
 
 
+def test_length_of_a_comparison_is_limited(condition):
+    """A comparison longer than any that a person writes is refused before it is looked at."""
+    with pytest.raises(RuleError, match="a comparison of 50005 characters; at most 300"):
+        condition("a > x" + " " * 49_999 + "y")
+
+
 @given(st.text(max_size=80))
 def test_any_text_compiles_or_is_refused(text):
     """Whatever stands where a comparison should, the answer is a condition or one clear line."""
