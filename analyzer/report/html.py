@@ -77,12 +77,28 @@ def _template() -> Template:
         autoescape=True, finalize=_printable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["paragraphs"] = paragraphs
+    environment.filters["command"] = _command
     return environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
 
 
 def _printable(value: Any) -> Any:
     """What a capture says, in printable characters only; Markup (a subclass of str) is this package's own."""
     return visible(value, 5 * TEXT_LIMIT) if type(value) is str else value
+
+
+class Command(NamedTuple):
+    """What is copied, and what is only said beside it."""
+
+    code: Markup
+    remark: str
+
+
+def _command(command: str) -> Command:
+    """Line ends of a command stay: a router's configuration has several lines."""
+    from markupsafe import Markup, escape
+
+    lines, remark = wording.command_lines(command)
+    return Command(Markup("\n").join(escape(line) for line in lines), remark)
 
 
 def _policy(style: str, script: str) -> str:
@@ -105,7 +121,7 @@ class Tile(NamedTuple):
 
 
 def _tiles(case: Case) -> list[Tile]:
-    outcomes: Counter[str] = Counter(m.outcome for m in case.messages)
+    outcomes = Counter(wording.fates(case).values())
     hung = sum(outcomes[o] for o in wording.HUNG)
     refused = sum(outcomes[o] for o in wording.REFUSED)
     servers = len({c.server.ip for c in case.connections if c.is_smtp})
@@ -201,18 +217,23 @@ class MailRow(NamedTuple):
     message: Message
     server: str
     end: str
-    grave: bool
+    fate: str
+
+    @property
+    def grave(self) -> bool:
+        return self.fate in wording.HUNG
 
 
 def _choose(case: Case) -> tuple[Table, Table]:
     """The connections and mails that matter most: those of findings, those that ended badly, then the first."""
     named = {c for f in case.findings for c in f.connections[:200]}
     named |= {e.connection for f in case.findings for e in f.evidence if e.connection is not None}
-    bad = {m.connection for m in case.messages if m.outcome in wording.HUNG}
+    fate = wording.fates(case)
+    bad = {m.connection for m in case.messages if fate[m.id] in wording.HUNG}
     connections = _first(case.connections, MOST_CONNECTIONS, lambda c: (c.id not in named, c.id not in bad))
     messages = _first(case.messages, MOST_MESSAGES, lambda m: (m.outcome == "delivered", m.connection not in named))
     server = {c.id: c.server.ip for c in case.connections}
-    rows = [MailRow(m, server.get(m.connection, ""), _end(m), m.outcome in wording.HUNG) for m in messages]
+    rows = [MailRow(m, server.get(m.connection, ""), _end(m), fate[m.id]) for m in messages]
     return Table(connections, len(case.connections)), Table(rows, len(case.messages))
 
 

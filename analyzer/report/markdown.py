@@ -91,7 +91,10 @@ def _evidence(evidence: Evidence, captures: int) -> str:
 def _remedy(remedy: Remedy) -> str:
     who = wording.WHO[remedy.who] + (f" ({remedy.host})" if remedy.host else "")
     lines = [f"- **{markdown(who)}:** {markdown(remedy.what)}"]
-    lines += [f"  {markdown_code(command)}" for command in remedy.commands]
+    for command in remedy.commands:
+        code, remark = wording.command_lines(command)
+        lines += [f"  {markdown_code(line)}" for line in code[:-1]]
+        lines.append(f"  {markdown_code(code[-1])}" + (f" ({markdown(remark)})" if remark else ""))
     if remedy.check:
         lines.append(f"  Check: {markdown(remedy.check)}")
     return "  \n".join(lines)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..tcp.delivery import Direction, Trace
+    from .steps import Step
 
 FIGURE_INCHES = (9.0, 5.0)  # as wide as a page of A4 in landscape; at half size the text is still 5.5 points
 NO_PAYLOAD, ACKED, SACKED, LOST = 0, 1, 2, 3  # values of Direction.fate
@@ -71,18 +72,8 @@ MARKS: dict[str, tuple[str, str]] = {
     "unknown": ("d", "ack"),
     "lost-connection": ("v", "lost"),
     "end-of-data-timeout": ("X", "lost"),
+    "stuck": ("X", "lost"),
 }
-
-
-class Step(NamedTuple):
-    """One line of a ladder: who said what when, and whether it arrived."""
-
-    time_ns: int
-    from_client: bool
-    text: str
-    frame: int | None = None
-    lost: bool = False
-    cut: bool = False  # the end of the mail was cut before this piece
 
 
 # -- time-sequence graph ------------------------------------------------------------------------------------------
@@ -371,13 +362,19 @@ def _draw_links(ax: Axes, theme: Theme, path: Path, largest: int) -> None:
 # -- ladder -------------------------------------------------------------------------------------------------------
 
 
-def ladder(trace: Trace, steps: Sequence[Step], ax: Axes | None = None, *, dark: bool = False, most: int = 24) -> Axes:
+def ladder(
+    trace: Trace, steps: Sequence[Step] | None = None, ax: Axes | None = None, *, dark: bool = False, most: int = 22
+) -> Axes:
     """A dialogue as arrows between two hosts, from top to bottom; long pauses are told, a cut end is marked.
 
-    With more than `most` steps the middle is left out, and the picture says so.
+    `steps` is what to draw, by default the whole connection. With more than `most` the middle is left out, and said so.
     """
     theme = DARK if dark else LIGHT
     ax = _axes(ax, theme)
+    if steps is None:
+        from .steps import steps as steps_of
+
+        steps = steps_of(trace)
     if not steps:
         return _nothing(ax, theme, "no dialogue is readable")
     shown, left_out = list(steps), 0
@@ -446,11 +443,12 @@ def timeline(case: Case, ax: Axes | None = None, *, dark: bool = False, most: in
     timed = [m for m in case.messages if m.start_ns is not None and m.connection in server]
     if not timed:
         return _nothing(ax, theme, "no mail with a known time")
-    rows = _destinations(timed, server, most)
+    rows = _destinations(timed, wording.fates(case), server, most)
     names = list(dict.fromkeys(rows.values()))
     height = {name: len(names) - 1 - n for n, name in enumerate(names)}
+    fate = wording.fates(case)
     for outcome, (marker, colour_name) in MARKS.items():
-        here = [m for m in timed if m.outcome == outcome]
+        here = [m for m in timed if fate[m.id] == outcome]
         if not here:
             continue
         colour = getattr(theme, colour_name)
@@ -473,9 +471,11 @@ def timeline(case: Case, ax: Axes | None = None, *, dark: bool = False, most: in
     return ax
 
 
-def _destinations(messages: Sequence[Message], server: Mapping[int, str], most: int) -> dict[str, str]:
+def _destinations(
+    messages: Sequence[Message], fate: Mapping[int, str], server: Mapping[int, str], most: int
+) -> dict[str, str]:
     """Server -> name of its row: rows with lost mails first, then the busiest, the rest together."""
-    lost = Counter(server[m.connection] for m in messages if MARKS[m.outcome][1] == "lost")
+    lost = Counter(server[m.connection] for m in messages if fate[m.id] in wording.HUNG)
     every = Counter(server[m.connection] for m in messages)
     order = sorted(every, key=lambda ip: (-lost[ip], -every[ip]))
     if len(order) <= most:
@@ -502,10 +502,11 @@ def sizes(case: Case, destination: str, ax: Axes | None = None, *, dark: bool = 
     mails = [m for m in case.messages if m.connection in here and m.size]
     if not mails:
         return _nothing(ax, theme, "no mail of known size")
-    present = [o for o in MARKS if any(m.outcome == o for m in mails)]
+    fate = wording.fates(case)
+    present = [o for o in MARKS if any(fate[m.id] == o for m in mails)]
     for n, outcome in enumerate(present):
         marker, colour_name = MARKS[outcome]
-        x = np.sort(np.array([m.size for m in mails if m.outcome == outcome], dtype=np.float64))
+        x = np.sort(np.array([m.size for m in mails if fate[m.id] == outcome], dtype=np.float64))
         y = len(present) - 1 - n + _dodge(x)
         ax.scatter(x, y, marker=marker, s=75, color=getattr(theme, colour_name), edgecolor=theme.paper, linewidth=0.7,
                    zorder=4, rasterized=len(x) > 2000)  # fmt: skip
@@ -513,12 +514,12 @@ def sizes(case: Case, destination: str, ax: Axes | None = None, *, dark: bool = 
     _size_axis(ax, mails)
     ax.set_yticks(
         [len(present) - 1 - n for n in range(len(present))],
-        [f"{fill(wording.OUTCOME[o], 17)}\n({sum(m.outcome == o for m in mails):,})" for o in present], fontsize=11,
+        [f"{fill(wording.OUTCOME[o], 17)}\n({sum(fate[m.id] == o for m in mails):,})" for o in present], fontsize=11,
     )  # fmt: skip
     ax.set_ylim(-0.75, len(present) - 0.1)
     ax.grid(axis="y", visible=False)
     passed = [m.size or 0 for m in mails if m.outcome == "delivered"]
-    hung = [m.size or 0 for m in mails if MARKS[m.outcome][1] == "lost"]
+    hung = [m.size or 0 for m in mails if fate[m.id] in wording.HUNG]
     if passed and hung and max(passed) < min(hung):
         ax.axvspan(max(passed), min(hung), color=theme.band, zorder=0)
         ax.annotate(f"every mail up to {wording.size(max(passed))} passed,\nevery mail from {wording.size(min(hung))} on hung",
@@ -552,6 +553,10 @@ def _size_axis(ax: Axes, mails: Sequence[Message]) -> None:
 # -- files --------------------------------------------------------------------------------------------------------
 
 
+# Findings about what was said, and how it was cut, rather than about packets.
+LADDER_RULES = frozenset({"split-terminator", "receiver-stalled", "starttls-stripped"})
+
+
 class Plot(NamedTuple):
     """A picture that is worth drawing: its file name, what it shows (for who can not see it), and how to draw it."""
 
@@ -573,6 +578,12 @@ def plots_of(case: Case, finding: Finding, traces: Mapping[int, Trace]) -> Itera
             f"Time-sequence graph of connection {connection}: the bytes sent, sent again and acknowledged over time.",
             partial(sequence, trace),
         )
+        if finding.rule in LADDER_RULES:
+            yield Plot(
+                f"{prefix}-ladder-{connection}",
+                f"Dialogue of connection {connection}, line by line, with times.",
+                partial(ladder, trace, None),
+            )
     for path in [p for p in case.paths if p.id in finding.paths and p.sizes][:1]:
         lost = sum(s.lost for s in path.sizes)
         yield Plot(
@@ -594,8 +605,9 @@ def _worth_sizes(case: Case, finding: Finding, server: str) -> bool:
     if finding.scope not in ("path", "server", "host"):
         return False
     here = {c.id for c in case.connections if c.server.ip == server}
-    colours = {MARKS[m.outcome][1] for m in case.messages if m.connection in here and m.size}
-    return {"lost", "passed"} <= colours
+    fate = wording.fates(case)
+    seen = {fate[m.id] for m in case.messages if m.connection in here and m.size}
+    return "delivered" in seen and bool(seen & wording.HUNG)
 
 
 def plots_worth_drawing(case: Case, traces: Mapping[int, Trace]) -> Iterator[Plot]:

@@ -18,7 +18,7 @@ WHO = {
     "network": "network",
     "firewall": "firewall's admin",
 }
-HUNG = frozenset({"end-of-data-timeout", "lost-connection"})
+HUNG = frozenset({"end-of-data-timeout", "lost-connection", "stuck"})
 REFUSED = frozenset({"rejected", "deferred"})
 OUTCOME = {
     "delivered": "delivered",
@@ -28,6 +28,7 @@ OUTCOME = {
     "lost-connection": "connection lost",
     "aborted": "given up by the client",
     "unknown": "not known",
+    "stuck": "hung when the capture ended",  # no outcome of the contract: see `fates`
 }
 VERDICT = {
     "black-hole": "path-MTU black hole",
@@ -63,7 +64,7 @@ def headline(case: Case) -> list[str]:
             told = case.summary or [f.title for f in ordered(case.findings) if f.explained_by is None]
             return [visible(line) for line in told]
         case "clean":
-            return [f"Clean: {_fates(case.messages)}; no black hole, split end, mask or stall."]
+            return [f"Clean: {_counted(case.messages)}; no black hole, split end, mask or stall."]
         case "partial":
             if not any(c.frames for c in case.captures):
                 return ["Nothing could be read."]
@@ -101,7 +102,13 @@ def services(case: Case) -> str:
     return f"TCP ports seen: {', '.join(named)}{more}."
 
 
-def _fates(messages: Sequence[Message]) -> str:
+def fates(case: Case) -> dict[int, str]:
+    """Message id -> outcome; "stuck" where the capture ended before the outcome, and a cause names the mail as its victim."""
+    named = {m for f in case.findings if f.role == "cause" and f.severity not in ("info", "low") for m in f.messages}
+    return {m.id: "stuck" if m.outcome == "unknown" and m.id in named else m.outcome for m in case.messages}
+
+
+def _counted(messages: Sequence[Message]) -> str:
     counted = Counter(m.outcome for m in messages)
     if not messages:
         return "no mail was sent"
@@ -184,18 +191,28 @@ def by_server(case: Case) -> list[ServerRow]:
     """A row per server, those with hung mails first, then the busiest."""
     connections = Counter(c.server.ip for c in case.connections if c.is_smtp)
     server = {c.id: c.server.ip for c in case.connections}
-    mails: dict[str, list[Message]] = defaultdict(list)
+    fate = fates(case)
+    mails: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
     for m in case.messages:
-        mails[server.get(m.connection, "")].append(m)
+        mails[server.get(m.connection, "")].append((fate[m.id], m.size))
     rows = [_server_row(ip, n, mails[ip]) for ip, n in connections.items()]
     return sorted(rows, key=lambda r: (-r.hung, -r.connections))
 
 
-def _server_row(ip: str, connections: int, mails: Sequence[Message]) -> ServerRow:
-    passed = [m for m in mails if m.outcome == "delivered"]
-    hung = [m for m in mails if m.outcome in HUNG]
+def _server_row(ip: str, connections: int, mails: Sequence[tuple[str, int | None]]) -> ServerRow:
+    passed = [size for fate, size in mails if fate == "delivered"]
+    hung = [size for fate, size in mails if fate in HUNG]
     return ServerRow(
-        ip, connections, len(passed), sum(m.outcome in REFUSED for m in mails), len(hung),
-        max((m.size for m in passed if m.size is not None), default=None),
-        min((m.size for m in hung if m.size is not None), default=None),
+        ip, connections, len(passed), sum(fate in REFUSED for fate, _ in mails), len(hung),
+        max((size for size in passed if size is not None), default=None),
+        min((size for size in hung if size is not None), default=None),
     )  # fmt: skip
+
+
+def command_lines(command: str) -> tuple[list[str], str]:
+    """The lines of a command as they can be pasted, and what is said beside it ("Linux", "FreeBSD")."""
+    lines = [visible(line) for line in command.split("\n")]
+    if len(lines) == 1 and "  # " in lines[0]:
+        code, _, remark = lines[0].rpartition("  # ")
+        return [code], remark
+    return lines, ""

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from analyzer.case import Case
 from analyzer.report import plots
+from analyzer.report.steps import Step, steps
 from analyzer.tcp.delivery import Trace
 
 Draw = Callable[..., Axes]
@@ -109,11 +110,28 @@ def test_the_timeline_has_trouble_on_top(incident: Case) -> None:
 def test_the_ladder_tells_pauses_losses_and_cuts(black_hole: Trace) -> None:
     """Long silences are told in words, lost steps end in a cross, a cut end is marked; the middle may be left out."""
     at = black_hole.t0_ns
-    steps = [plots.Step(at + n * 1_000, n % 2 == 0, f"line {n}", n + 1) for n in range(40)]
-    steps += [plots.Step(at + 180 * 10**9, True, "CR LF", 77, lost=True, cut=True)]
+    steps = [Step(at + n * 1_000, n % 2 == 0, f"line {n}", n + 1) for n in range(40)]
+    steps += [Step(at + 180 * 10**9, True, "CR LF", 77, lost=True, cut=True)]
     said = words(plots.ladder(black_hole, steps, most=12))
     for part in ("3 min of silence", "29 steps left out", "✂ CR LF", "77", "client 192.0.2.10:40001", "time (s)"):
         assert part in said
+
+
+def test_a_connection_is_told_in_steps() -> None:
+    """Verbs, codes and lengths; the cut end in its pieces; what is sent again is told as such. No argument, no text."""
+    from analyzer import analysis
+
+    sample = Path(__file__).parents[2] / "sample_pcaps" / "pix-split-3-drop.sender.pcap"
+    case = analysis.analyze([str(sample)])
+    told = steps(analysis.trace(case, 1))
+    text = [step.text for step in told]
+    assert text[0] == "220 greeting"
+    assert text[1] == "EHLO"
+    assert any("CR LF ." in t for t in text)
+    cut = next(step for step in told if step.cut)
+    assert cut.text.startswith("CR LF")
+    assert any(t.startswith("again: ") for t in text)
+    assert "@" not in " ".join(text)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +153,7 @@ def test_nothing_to_draw_is_said(draw: Draw, incident: Case) -> None:
 def test_hostile_text_is_only_text(black_hole: Trace, hostile: Case, tmp_path: Path) -> None:
     """Addresses and names with mathematics, markup or control characters are drawn as they are, and the SVG stays well-formed."""
     hostile.paths[0].sender = "$\\frac{1}{0}$ <script>\x00\x1b[31m $"
-    steps = [plots.Step(black_hole.t0_ns, True, "$\\undefined$ \x00 ]]> <script>")]
+    steps = [Step(black_hole.t0_ns, True, "$\\undefined$ \x00 ]]> <script>")]
     for draw in (
         lambda ax, dark: plots.size_fate(hostile.paths[0], ax, dark=dark),
         lambda ax, dark: plots.ladder(black_hole, steps, ax, dark=dark),
