@@ -83,19 +83,19 @@ def traces(case: c.Case, connections: Collection[int]) -> dict[int, Trace]:
     reading = ReadOptions(ports=ports, only=frozenset(flows | {(*flow[2:], *flow[:2]) for flow in flows}))
     tracker = Tracker(ports)
     icmp: list[IcmpError] = []
-    seen: dict[frozenset[tuple[str, int]], list[Trace]] = defaultdict(list)  # a pair of ports may be used again
+    seen: dict[frozenset[object], list[Trace]] = defaultdict(list)  # a pair of ports may be used again
 
     def keep(group: Group) -> None:
         delivery = measure(Group(group.table.detach(), group.first, group.middle, group.client_known))
         for k in range(len(group)):
             found = delivery.trace(k)
-            seen[frozenset({tuple(found.client), tuple(found.server)})].append(found)
+            seen[frozenset((found.client, found.server))].append(found)
 
     for batch in read([x.path for x in case.captures], reading, []):
         icmp += batch.icmp
         keep(tracker.add(batch.packets, batch.last_time_ns))
     keep(tracker.finish())
-    return {x.id: _nearest(seen[frozenset({tuple(x.client), tuple(x.server)})], x, icmp) for x in wanted.values()}
+    return {x.id: _nearest(seen[frozenset((x.client, x.server))], x, icmp) for x in wanted.values()}
 
 
 def _nearest(candidates: Sequence[Trace], conn: c.Connection, icmp: Sequence[IcmpError]) -> Trace:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -33,25 +33,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .analysis import Options
+    from .report import pcapng
     from .tcp.delivery import Trace
 
 PathLike = str | os.PathLike[str]
 
 
 def analyze(
-    captures: PathLike | Sequence[PathLike], *, progress: Callable[[int], None] | None = None, **options: Any
+    captures: PathLike | Sequence[PathLike],
+    *,
+    progress: Callable[[int], None] | None = None,
+    redact: bool = False,
+    redact_key: PathLike | None = None,
+    **options: Any,
 ) -> Case:
     """One case out of one or several captures: files, folders, globs, `-` for stdin, fsspec URLs.
 
     The options are the fields of `analyzer.analysis.Options`: ports, all_tcp, rules, max_bytes, jobs, ...
-    `progress` is called now and then with the number of frames read so far.
+    `progress` is called now and then with the number of frames read so far. `redact` puts pseudonyms in the place of
+    addresses and names, everywhere; with the key in the file `redact_key` they are the same in every case.
     What cannot be read does not raise: it stands in `case.captures` (complete is False there) and in `case.data.limits`.
     """
     from . import analysis
 
     paths = [captures] if isinstance(captures, str | os.PathLike) else list(captures)
     chosen = make_options(analysis.Options, options)
-    return Case(analysis.analyze([os.fspath(path) for path in paths], chosen, progress), chosen)
+    case = Case(analysis.analyze([os.fspath(path) for path in paths], chosen, progress), chosen)
+    return case.redacted(redact_key) if redact or redact_key is not None else case
 
 
 def make_options(kind: type[Options], given: dict[str, Any]) -> Options:
@@ -119,9 +127,18 @@ class Case:
     UTC timestamps for times, nullable integers where the capture may not tell, and categoricals for closed vocabularies.
     """
 
-    def __init__(self, data: _case.Case, options: Options) -> None:
+    def __init__(self, data: _case.Case, options: Options, *, found: _case.Case | None = None) -> None:
         self.data = data
         self.options = options
+        self._found = found or data  # with the real names and addresses, by which captures are read again
+
+    def redacted(self, key: PathLike | None = None) -> Case:
+        """The same case with pseudonyms for addresses and names; the key is the content of the file `key`."""
+        from .report import redact
+
+        return Case(
+            redact.redact(self._found, redact.read_key(Path(key)) if key else None), self.options, found=self._found
+        )
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -169,28 +186,43 @@ class Case:
 
     def trace(self, connection: int) -> Trace:
         """Both directions of one connection with the fate of every segment, read again from the captures."""
-        self._connection(connection)
+        return self.traces([connection])[connection]
+
+    def traces(self, connections: Collection[int]) -> dict[int, Trace]:
+        """The traces of several connections by id, read in one pass."""
+        known = {connection.id: connection for connection in self.data.connections}
+        for connection in connections:
+            if connection not in known:
+                raise UsageError(f"this case has no connection {connection}; it has 1 to {len(known)}")
         from . import analysis
 
-        return analysis.trace(self.data, connection)
+        if any(capture.path == "-" for capture in self._found.captures):
+            raise UsageError("a capture that came through stdin cannot be read again: name a file")
+        traces = analysis.traces(self._found, connections)
+        icmp = {(error.capture, error.frame): error for error in self.data.icmp}
+        return {
+            id: dataclasses.replace(
+                trace,
+                client=trace.client._replace(ip=known[id].client.ip),  # the same, or its pseudonym
+                server=trace.server._replace(ip=known[id].server.ip),
+                icmp=[icmp.get((error.capture, error.frame), error) for error in trace.icmp],
+            )
+            for id, trace in traces.items()  # noqa: A001 - it is called id everywhere in a case
+        }
 
     @cached_property
     def proving_traces(self) -> dict[int, Trace]:
         """For each cause the connection that shows it best: the first in its evidence. None after reading stdin."""
-        if any(capture.path == "-" for capture in self.data.captures):
-            return {}  # it went by and cannot be read again
+        if any(capture.path == "-" for capture in self._found.captures):
+            return {}
         shown = [
-            next(iter([e.connection for e in finding.evidence if e.connection is not None] or finding.connections), None)
+            next(
+                iter([e.connection for e in finding.evidence if e.connection is not None] or finding.connections), None
+            )
             for finding in self.data.findings
             if finding.role == "cause"
         ]
-        return {connection: self.trace(connection) for connection in dict.fromkeys(shown) if connection is not None}
-
-    def _connection(self, id: int) -> _case.Connection:  # noqa: A002 - it is called id everywhere in a case
-        for connection in self.data.connections:
-            if connection.id == id:
-                return connection
-        raise UsageError(f"this case has no connection {id}; it has 1 to {len(self.data.connections)}")
+        return self.traces([connection for connection in dict.fromkeys(shown) if connection is not None])
 
     # -- plots ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +251,46 @@ class Case:
 
         return _saved(page.render(self.data, traces=self.proving_traces if plots else None, plots=plots), path)
 
+    def to_markdown(self, path: PathLike | None = None) -> str:
+        """The report as Markdown, for an issue or a mail."""
+        from .report import markdown
+
+        return _saved(markdown.render(self.data), path)
+
+    def to_junit(self, path: PathLike | None = None, *, counting: Collection[_case.Finding] | None = None) -> str:
+        """JUnit XML: a suite per capture, a test case per rule; the findings in `counting` are failures."""
+        from .report import junit
+
+        ids = None if counting is None else [finding.id for finding in counting]
+        return _saved(junit.render(self.data, list(self._rules()), ids), path)
+
+    def to_sarif(self, path: PathLike | None = None, *, baseline: Collection[str] | None = None) -> str:
+        """SARIF 2.1.0; `baseline` are the fingerprints of findings that were known before."""
+        from . import __version__
+        from .report import sarif
+
+        return _saved(sarif.render(self.data, __version__, self._rules(), baseline), path)
+
+    def to_parquet(self, folder: PathLike) -> list[Path]:
+        """One Parquet file per table in `folder`; the files written. Needs pyarrow (the extra `parquet`)."""
+        from .report import parquet
+
+        return parquet.write(self.data, Path(folder))
+
+    def to_pcapng(self, path: PathLike, *, keep_content: bool = False) -> pcapng.Written:
+        """The packets that prove the findings, with the story as packet comments for Wireshark; mail content overwritten."""
+        from .report import pcapng
+
+        traces = self.traces(pcapng.connections_of(self.data))
+        with open(path, "wb") as out:
+            return pcapng.write(self._found, traces, out, keep_content=keep_content)
+
+    def _rules(self) -> dict[str, str]:
+        """What was asked: id of each rule -> when it fires."""
+        from .detect import rule
+
+        return {r.id: r.about for r in rule.load(self.options.rules)}
+
     def __str__(self) -> str:
         return self.to_text()
 
@@ -234,7 +306,9 @@ class Case:
         say = html.escape
         verdict = "".join(f"<p>{say(line)}</p>" for line in self.data.summary)
         limits = "".join(f"<li>{say(line)}</li>" for line in self.data.limits)
-        limits = f"<details><summary>What this capture cannot prove</summary><ul>{limits}</ul></details>" if limits else ""
+        limits = (
+            f"<details><summary>What this capture cannot prove</summary><ul>{limits}</ul></details>" if limits else ""
+        )
         rows = "".join(
             f"<tr><td>{f.id}</td><td>{say(f.severity)}</td><td>{say(f.confidence)}</td><td><code>{say(f.rule)}</code></td>"
             f"<td style='text-align:left'>{say(f.title)}</td><td>{say(f.sender or '')} → {say(f.receiver or '')}</td>"
@@ -242,8 +316,7 @@ class Case:
             for f in self.data.findings
         )
         head = "".join(
-            f"<th>{name}</th>"
-            for name in ("id", "severity", "confidence", "rule", "title", "from → to", "connections")
+            f"<th>{name}</th>" for name in ("id", "severity", "confidence", "rule", "title", "from → to", "connections")
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
         return f"<div class='smtpscope'>{verdict}{table}{limits}</div>"

@@ -27,7 +27,8 @@ DONE, COUNTED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + S
 SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
 CONFIDENCES = ("possible", "likely", "certain")
 CONFIGURATION = "pyproject.toml"
-DOCUMENTS = ("json", "html")  # options of analyze that write one document each, with Case.to_NAME
+# Options of analyze that write one document each, with Case.to_NAME.
+DOCUMENTS = ("json", "html", "markdown", "junit", "sarif")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("SMTPSCOPE_DEBUG"):
             raise
         return _fail(
-            f"internal error: {type(error).__name__}: {error} (SMTPSCOPE_DEBUG=1 shows where; please report it)", UNREADABLE
+            f"internal error: {type(error).__name__}: {error} (SMTPSCOPE_DEBUG=1 shows where; please report it)",
+            UNREADABLE,
         )
     return status
 
@@ -70,21 +72,54 @@ def analyze(args: argparse.Namespace) -> int:
     if args.plots and "-" in args.captures:
         raise UsageError("--plots reads packets again, which stdin does not allow; name a file instead of -")
     known = api.fingerprints(args.baseline) if args.baseline else frozenset()
+    case = _analysed(args, redact=args.redact, redact_key=args.redact_key)
+    counted = case.counting(args.fail_on, args.min_confidence, known) if args.fail_on else None
+    settings: dict[str, dict[str, Any]] = {"junit": {"counting": counted}, "sarif": {"baseline": known or None}}
+    for name, target in wanted.items():
+        document: str = getattr(case, f"to_{name}")(**settings.get(name, {}))
+        _write(document, target)
+    if args.parquet:
+        case.to_parquet(args.parquet)
+    if args.plots:
+        case.plot.save(args.plots)
+    if "-" not in wanted.values() and any(capture.frames or capture.complete for capture in case.data.captures):
+        _write(case.to_text(**_style(args)), "-")
+    return _status(case, counts=bool(counted))
+
+
+def annotate(args: argparse.Namespace) -> int:
+    """The evidence as a capture with packet comments."""
+    _check_targets({"output": args.output})
+    if "-" in (*args.captures, args.output):
+        raise UsageError("annotate reads packets again and writes a file: neither can be - (stdin, stdout)")
+    case = _analysed(args)
+    if not case.data.findings:
+        _write("Nothing was found, so nothing was written.\n", "-")
+        return _status(case)
+    done = case.to_pcapng(args.output, keep_content=args.keep_content)
+    _write(f"{args.output}: {done.frames} frames with {done.comments} comments\n", "-")
+    if done.left_out:
+        _tell(
+            "warning", f"{len(done.left_out)} frames were left out: their content could not be found to be overwritten"
+        )
+    return _status(case)
+
+
+def _analysed(args: argparse.Namespace, **settings: Any) -> Case:
+    """The case of the captures named, with its troubles told on stderr."""
+    from . import api
+
+    given = {name: getattr(args, name) for name in ("ports", "all_tcp", "rules", "max_bytes", "jobs") if name in args}
     with _progress(quiet=args.quiet) as progress:
-        case = api.analyze(args.captures, progress=progress, **_options(args))
+        case = api.analyze(
+            args.captures, progress=progress, **settings, **{name: value for name, value in given.items() if value}
+        )
     for capture in case.data.captures:
         for problem in capture.problems:
             _tell("warning" if capture.complete else "error", f"{capture.path}: {problem}")
     if case.data.interrupted:
         _tell("error", "interrupted; what follows is what was read until then")
-    for name, target in wanted.items():
-        document: str = getattr(case, f"to_{name}")()
-        _write(document, target)
-    if args.plots:
-        case.plot.save(args.plots)
-    if "-" not in wanted.values() and any(capture.frames or capture.complete for capture in case.data.captures):
-        _write(case.to_text(**_style(args)), "-")
-    return _status(case, args, known)
+    return case
 
 
 def rules_list(args: argparse.Namespace) -> int:
@@ -113,18 +148,18 @@ def rules_test(args: argparse.Namespace) -> int:
         tried.append(example)
         if not example.as_expected:
             must = "must fire" if example.must_fire else "must stay quiet"
-            what = "the capture is not here" if example.fired is None else "it does not" if example.must_fire else "it fires"
+            what = (
+                "the capture is not here"
+                if example.fired is None
+                else "it does not"
+                if example.must_fire
+                else "it fires"
+            )
             _write(f"{example.rule}: {must} on {example.capture}: {what}\n", "-")
     missing = sum(example.fired is None for example in tried)
     wrong = sum(not example.as_expected for example in tried) - missing
     _write(f"{len(tried)} examples: {wrong} not as expected, {missing} captures missing\n", "-")
     return COUNTED if wrong else UNREADABLE if missing else DONE
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of the analysis that were given on the command line."""
-    given = {name: getattr(args, name) for name in ("ports", "all_tcp", "rules", "max_bytes", "jobs")}
-    return {name: value for name, value in given.items() if value}
 
 
 def _style(args: argparse.Namespace) -> dict[str, Any]:
@@ -137,10 +172,10 @@ def _style(args: argparse.Namespace) -> dict[str, Any]:
     return {"quiet": args.quiet, "color": color_wanted(sys.stdout, os.environ), "width": width}
 
 
-def _status(case: Case, args: argparse.Namespace, known: frozenset[str]) -> int:
+def _status(case: Case, *, counts: bool = False) -> int:
     if case.data.interrupted:
         return INTERRUPTED
-    if args.fail_on and case.counting(args.fail_on, args.min_confidence, known):
+    if counts:
         return COUNTED
     return DONE if case.data.complete else UNREADABLE
 
@@ -185,6 +220,7 @@ def parser() -> _Parser:
     top.add_argument("--version", action="version", version=f"smtpscope {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_analyze(commands)
+    _add_annotate(commands)
     _add_rules(commands)
     return top
 
@@ -205,25 +241,25 @@ def _add_analyze(commands: Any) -> None:
     output = command.add_argument_group("output (FILE may be -, stdout; the text is then left out)")
     output.add_argument("--json", metavar="FILE", help="the case as JSON, schema smtpscope/1")
     output.add_argument("--html", metavar="FILE", help="the report as one HTML file, with its plots")
+    output.add_argument("--markdown", metavar="FILE", help="the report as Markdown")
+    output.add_argument("--junit", metavar="FILE", help="JUnit XML: a suite per capture, a test case per rule")
+    output.add_argument("--sarif", metavar="FILE", help="SARIF 2.1.0, for code-scanning services")
+    output.add_argument("--parquet", metavar="DIR", help="the tables as Parquet files (needs pyarrow)")
     output.add_argument("--plots", metavar="DIR", help="the plots that prove the causes, as PNG and SVG")
-    output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
-    what = command.add_argument_group("what to look at")
-    what.add_argument(
-        "--port",
-        dest="ports",
-        metavar="N",
-        type=_port,
-        action="append",
-        help="a port of SMTP; may be repeated (default: 25, 465, 587, 2525, and any port where SMTP is spoken)",
+    output.add_argument(
+        "--redact", action="store_true", help="pseudonyms in the place of addresses and names, everywhere"
     )
-    what.add_argument("--all-tcp", action="store_true", help="path-MTU causes for any TCP service")
-    what.add_argument("--max-bytes", metavar="N", type=_positive, help="read at most N bytes of each capture, unpacked")
-    what.add_argument("--jobs", metavar="N", type=_positive, help="processes to work with (default: 1)")
-    _add_rule_packs(what)
+    output.add_argument(
+        "--redact-key", metavar="FILE", help="the same, equal in every report made with this secret file"
+    )
+    output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
+    _add_reading(command)
     verdict = command.add_argument_group("exit status")
     verdict.add_argument(
-        "--fail-on", metavar="LEVEL", choices=SEVERITIES, help="exit with 1 for a finding from this severity on: info, low, "
-        "medium, high or critical (default: never)"
+        "--fail-on",
+        metavar="LEVEL",
+        choices=SEVERITIES,
+        help="exit with 1 for a finding from this severity on: info, low, medium, high or critical (default: never)",
     )
     verdict.add_argument(
         "--min-confidence",
@@ -238,6 +274,40 @@ def _add_analyze(commands: Any) -> None:
     command.add_argument(
         "--no-config", action="store_true", help=f"do not read [tool.smtpscope] in {CONFIGURATION} of this folder"
     )
+
+
+def _add_annotate(commands: Any) -> None:
+    command = _command(
+        commands,
+        "annotate",
+        annotate,
+        "the evidence for Wireshark, with the findings as packet comments",
+        usage="smtpscope annotate [OPTION...] CAPTURE... -o OUT.pcapng",
+    )
+    command.add_argument(
+        "captures", nargs="+", metavar="CAPTURE", help="file, folder, glob or URL; several are one case"
+    )
+    command.add_argument("-o", "--output", metavar="OUT.pcapng", required=True, help="where to write")
+    command.add_argument("--keep-content", action="store_true", help="leave the content of mails as it is")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    _add_reading(command)
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """What every command that analyses takes."""
+    what = command.add_argument_group("what to look at")
+    what.add_argument(
+        "--port",
+        dest="ports",
+        metavar="N",
+        type=_port,
+        action="append",
+        help="a port of SMTP; may be repeated (default: 25, 465, 587, 2525, and any port where SMTP is spoken)",
+    )
+    what.add_argument("--all-tcp", action="store_true", help="path-MTU causes for any TCP service")
+    what.add_argument("--max-bytes", metavar="N", type=_positive, help="read at most N bytes of each capture, unpacked")
+    what.add_argument("--jobs", metavar="N", type=_positive, help="processes to work with (default: 1)")
+    _add_rule_packs(what)
 
 
 def _add_rules(commands: Any) -> None:
@@ -267,7 +337,10 @@ def _command(
 
 def _add_rule_packs(command: Any) -> None:
     command.add_argument(
-        "--rules", metavar="PATH", action="append", help="a rule file or folder beside the built-in rules; may be repeated"
+        "--rules",
+        metavar="PATH",
+        action="append",
+        help="a rule file or folder beside the built-in rules; may be repeated",
     )
 
 

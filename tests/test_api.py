@@ -194,7 +194,11 @@ def test_plots_take_and_return_axes(black_hole: api.Case) -> None:
     """A plot draws into the Axes given to it, and gives them back."""
     from matplotlib.figure import Figure
 
-    for draw, argument in ((black_hole.plot.sequence, [1]), (black_hole.plot.size_fate, [1]), (black_hole.plot.timeline, [])):
+    for draw, argument in (
+        (black_hole.plot.sequence, [1]),
+        (black_hole.plot.size_fate, [1]),
+        (black_hole.plot.timeline, []),
+    ):
         ax = Figure().add_subplot()
         assert draw(*argument, ax=ax) is ax
         assert ax.has_data()

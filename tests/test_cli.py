@@ -77,7 +77,9 @@ def analysed(monkeypatch: pytest.MonkeyPatch) -> Any:
         (a_case(complete=False, interrupted=True), [], 130),
     ],
 )
-def test_exit_status_is_the_first_that_applies(analysed: Any, found: case.Case, options: list[str], status: int) -> None:
+def test_exit_status_is_the_first_that_applies(
+    analysed: Any, found: case.Case, options: list[str], status: int
+) -> None:
     """Interrupted comes before a finding that counts, that before an incomplete capture, that before done."""
     analysed(found)
     assert cli.main(["analyze", "x.pcap", *options]) == status
@@ -125,7 +127,9 @@ def test_every_failure_is_one_line(
         (["analyze", "-", "--plots", "plots"], "name a file instead of -"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+def test_wrong_usage_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
     """A wrong option is answered with one line that names it, before any capture is read."""
     try:
         status = cli.main(arguments)
@@ -191,7 +195,9 @@ class TestConfiguration:
         seen = analysed(a_case(finding()))
         assert cli.main(["analyze", "x.pcap"]) == 1
         assert (seen["ports"], seen["all_tcp"]) == ([26, 27], True)
-        assert "[tool.smtpscope] in pyproject.toml: --port=26 --port=27 --all-tcp --fail-on=low" in capsys.readouterr().err
+        assert (
+            "[tool.smtpscope] in pyproject.toml: --port=26 --port=27 --all-tcp --fail-on=low" in capsys.readouterr().err
+        )
 
     def test_what_is_typed_wins(self, analysed: Any, folder: Path) -> None:
         """The command line stands after the file."""
@@ -273,7 +279,9 @@ def test_a_closed_stream_is_no_traceback(closed: str) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "Traceback" not in done.stderr + done.stdout
-    assert done.stderr == ("smtpscope: error: stdout is closed: there is no place for the answer\n" if number == 1 else "")
+    assert done.stderr == (
+        "smtpscope: error: stdout is closed: there is no place for the answer\n" if number == 1 else ""
+    )
 
 
 def test_interrupt_ends_with_130() -> None:
@@ -303,7 +311,10 @@ def test_analysing_a_small_capture_imports_nothing_heavy(samples: Path) -> None:
     """A capture is analysed with numpy, dpkt and yaml; pandas, matplotlib, pyshark and jinja2 stay out."""
     code = "import sys; from analyzer import cli; cli.main(['analyze', sys.argv[1]]); print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(samples / "blackhole-1400.sender.pcap")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(samples / "blackhole-1400.sender.pcap")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not {"pandas", "matplotlib", "pyshark", "jinja2", "asyncio"} & loaded
@@ -388,6 +399,73 @@ def test_an_answer_that_cannot_be_stored_is_one_line(smtpscope: Run, samples: Pa
     assert "/proc/x.json" in done.stderr
 
 
+DOCUMENTS = ["json", "html", "markdown", "junit", "sarif"]
+
+
+@pytest.fixture(scope="module")
+def written(smtpscope: Run, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Every document of the incident, redacted; the folder, and what was printed."""
+    folder = tmp_path_factory.mktemp("written")
+    targets = [argument for name in DOCUMENTS for argument in (f"--{name}", folder / name)]
+    folders = ["--plots", folder / "plots", "--parquet", folder / "parquet"]
+    done = smtpscope("analyze", samples / "incident.pcapng", "--redact", "--fail-on", "high", *targets, *folders)
+    assert (done.returncode, done.stderr) == (1, "")
+    return folder, done.stdout
+
+
+def test_every_document_is_written(written: tuple[Path, str]) -> None:
+    """One run writes all that is asked for; each names the black hole."""
+    folder, text = written
+    for name in DOCUMENTS:
+        assert "pmtud-black-hole" in (folder / name).read_text(encoding="utf-8"), name
+    assert "pmtud-black-hole" in text
+    assert any((folder / "plots").glob("*pmtud-black-hole*.svg"))
+    assert (folder / "parquet" / "findings.parquet").exists()
+
+
+def test_redacted_means_everywhere(written: tuple[Path, str], samples: Path) -> None:
+    """With --redact no output holds an address, a host name or a file name of the capture."""
+    folder, text = written
+    outputs = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} | {Path("stdout"): text.encode()}
+    for secret in (b"10.1.0.2", b"10.3.0.1", b"10.3.0.2", b"example.net", b"incident.pcapng"):
+        for file, content in outputs.items():
+            assert secret not in content, (file, secret)
+
+
+def test_the_same_key_gives_the_same_pseudonyms(smtpscope: Run, samples: Path, tmp_path: Path) -> None:
+    """Reports made with one --redact-key can be compared; without it they cannot."""
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    capture = samples / "blackhole-1400.sender.pcap"
+    keyed = [smtpscope("analyze", capture, "--redact-key", key, "--json", "-").stdout for _ in range(2)]
+    loose = [smtpscope("analyze", capture, "--redact", "--json", "-").stdout for _ in range(2)]
+    assert keyed[0] == keyed[1]
+    assert loose[0] != loose[1]
+
+
+def test_junit_fails_what_counts(smtpscope: Run, samples: Path) -> None:
+    """In JUnit the findings that count for --fail-on are failures, and no others."""
+    strict = smtpscope("analyze", samples / "incident.pcapng", "--fail-on", "critical", "--junit", "-").stdout
+    lenient = smtpscope("analyze", samples / "incident.pcapng", "--fail-on", "low", "--junit", "-").stdout
+    assert 0 < strict.count("<failure") < lenient.count("<failure")
+
+
+def test_annotate_writes_the_evidence(smtpscope: Run, samples: Path, tmp_path: Path) -> None:
+    """`annotate` writes a pcapng in which smtpscope finds the same causes."""
+    out = tmp_path / "out.pcapng"
+    done = smtpscope("annotate", samples / "blackhole-1400.sender.pcap", "-o", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "comments" in done.stdout
+    again = json.loads(smtpscope("analyze", out, "--json", "-").stdout)
+    assert "pmtud-black-hole" in {finding["rule"] for finding in again["findings"]}
+
+
+def test_annotate_needs_a_file(smtpscope: Run) -> None:
+    """It reads packets again, so stdin is refused at once."""
+    done = smtpscope("annotate", "-", "-o", "x.pcapng", stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
 def test_version(smtpscope: Run) -> None:
     """`--version` names the program and the version of the package."""
     import analyzer
@@ -412,7 +490,9 @@ def test_a_broken_rule_file_says_where(smtpscope: Run, tmp_path: Path) -> None:
     """An unknown fact stops the program at once, with file and line, status 2."""
     original = (Path(cli.__file__).parents[1] / "rules" / "packet-loss.yaml").read_text()
     rule = tmp_path / "mine.yaml"
-    rule.write_text(original.replace("id: packet-loss", "id: my-loss", 1).replace("when:", "when:\n  - stuk_sends > 3\nold:", 1))
+    rule.write_text(
+        original.replace("id: packet-loss", "id: my-loss", 1).replace("when:", "when:\n  - stuk_sends > 3\nold:", 1)
+    )
     done = smtpscope("rules", "list", "--rules", rule)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"smtpscope: error: {rule}:")

@@ -17,7 +17,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the unpacked wheel and nothing else of the project."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True, capture_output=True
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
     (wheel,) = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
@@ -35,7 +38,9 @@ def run(installed: Path, code: str) -> str:
 
 def test_the_wheel_carries_the_rules(installed: Path) -> None:
     """The installed program finds the rules inside its package, the same ones as in the checkout."""
-    found = run(installed, "from analyzer.detect import rule; print(rule.built_in(), *(r.id for r in rule.load()))").split()
+    found = run(
+        installed, "from analyzer.detect import rule; print(rule.built_in(), *(r.id for r in rule.load()))"
+    ).split()
     assert Path(found[0]) == installed / "analyzer" / "_rules"
     assert sorted(found[1:]) == sorted(file.stem for file in (ROOT / "rules").glob("*.yaml"))
 

@@ -109,7 +109,12 @@ def _column(field: Field, values: list[Any]) -> pd.Series[Any]:
         order = ORDERED.get(field.name)
         categories = list(order or get_args(field.type))
         return pd.Series(pd.Categorical(values, categories=categories, ordered=order is not None))
-    dtype = {bool: ("bool", "boolean"), int: ("int64", "Int64"), float: ("float64", "float64"), str: ("string", "string")}
+    dtype = {
+        bool: ("bool", "boolean"),
+        int: ("int64", "Int64"),
+        float: ("float64", "float64"),
+        str: ("string", "string"),
+    }
     return pd.Series(values, dtype=dtype.get(field.type, ("object", "object"))[field.optional])
 
 

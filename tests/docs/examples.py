@@ -76,7 +76,9 @@ def renew(text: str) -> str:
         lines = []
         for command in commands(body):
             printed = run(command.line)
-            lines.append(f"$ {command.line}\n{command.output if matches(command.output, printed) else shortened(command.output, printed)}")
+            lines.append(
+                f"$ {command.line}\n{command.output if matches(command.output, printed) else shortened(command.output, printed)}"
+            )
         return f"```console\n{''.join(lines)}```"
 
     return BLOCK.sub(block, text)

@@ -18,7 +18,9 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 def blocks(language: str) -> list[object]:
     return [
-        pytest.param(match[2], id=f"{document.relative_to(ROOT)}:{document.read_text()[: match.start()].count(chr(10)) + 1}")
+        pytest.param(
+            match[2], id=f"{document.relative_to(ROOT)}:{document.read_text()[: match.start()].count(chr(10)) + 1}"
+        )
         for document in DOCUMENTS
         for match in BLOCK.finditer(document.read_text(encoding="utf-8"))
         if match[1] == language
