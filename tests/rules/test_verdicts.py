@@ -290,6 +290,8 @@ SPLIT = {
     "whole_answered_same_server": 0,
     "whole_hung_same_server": 0,
     "banner_masked": False,
+    "waited_s": 60.0,
+    "gave_up_by": "client",
 }
 
 
@@ -306,6 +308,8 @@ SPLIT = {
         ({"whole_hung_same_server": 1, "whole_answered_same_server": 3}, ("low", "likely", "observation")),
         ({"body_acked": False}, ("low", "likely", "observation")),
         ({"answered": None}, ("low", "possible", "observation")),
+        ({"gave_up_by": "nobody", "waited_s": 3.0}, ("low", "possible", "observation")),
+        ({"gave_up_by": "nobody", "waited_s": 3.0, "end_sends": 5}, ("medium", "possible", "cause")),
         ({"cut_at_3_or_4": False}, None),
     ],
     ids=str,
