@@ -302,6 +302,7 @@ def size_fate(path: Path, ax: Axes | None = None, *, dark: bool = False) -> Axes
     rows: tuple[tuple[str, float, str, str], ...] = (
         ("delivered", 2.0, "o", theme.passed), ("unknown", 1.0, "d", theme.ack), ("lost", 0.0, "X", theme.lost),
     )  # fmt: skip
+    rows = tuple(row for row in rows if row[0] != "unknown" or any(s.unknown for s in path.sizes))
     largest = max(s.ip_bytes for s in path.sizes)
     for name, y, marker, colour in rows:
         here = [(s.ip_bytes, int(getattr(s, name))) for s in path.sizes if getattr(s, name)]
@@ -319,7 +320,8 @@ def size_fate(path: Path, ax: Axes | None = None, *, dark: bool = False) -> Axes
         for edge in (low, high):
             ax.axvline(edge, color=theme.window, lw=1.2, zorder=1)
     _draw_links(ax, theme, path, largest)
-    ax.set_yticks([y for _, y, *_ in rows], ["passed", "not known", "lost"])
+    told = {"delivered": "passed", "unknown": "not known", "lost": "lost"}
+    ax.set_yticks([y for _, y, *_ in rows], [told[name] for name, *_ in rows])
     ax.set_ylim(-1.75 if path.links else -0.7, 3.0)
     ax.set_xlim(0, largest * 1.07)
     ax.xaxis.set_major_formatter("{x:,.0f}")
@@ -554,7 +556,7 @@ def _size_axis(ax: Axes, mails: Sequence[Message]) -> None:
 
 
 # Findings about what was said, and how it was cut, rather than about packets.
-LADDER_RULES = frozenset({"split-terminator", "receiver-stalled", "starttls-stripped"})
+LADDER_RULES = frozenset({"split-terminator", "starttls-stripped"})
 
 
 class Plot(NamedTuple):
@@ -571,19 +573,18 @@ def plots_of(case: Case, finding: Finding, traces: Mapping[int, Trace]) -> Itera
     connection = next(
         (c for c in [*(e.connection for e in finding.evidence), *finding.connections] if c in traces), None
     )
-    if connection is not None:
-        trace = traces[connection]
+    if connection is not None and finding.rule in LADDER_RULES:
+        yield Plot(
+            f"{prefix}-ladder-{connection}",
+            f"Dialogue of connection {connection}, line by line, with times.",
+            partial(ladder, traces[connection], None),
+        )
+    elif connection is not None:
         yield Plot(
             f"{prefix}-sequence-{connection}",
             f"Time-sequence graph of connection {connection}: the bytes sent, sent again and acknowledged over time.",
-            partial(sequence, trace),
+            partial(sequence, traces[connection]),
         )
-        if finding.rule in LADDER_RULES:
-            yield Plot(
-                f"{prefix}-ladder-{connection}",
-                f"Dialogue of connection {connection}, line by line, with times.",
-                partial(ladder, trace, None),
-            )
     for path in [p for p in case.paths if p.id in finding.paths and p.sizes][:1]:
         lost = sum(s.lost for s in path.sizes)
         yield Plot(

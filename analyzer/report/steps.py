@@ -53,13 +53,16 @@ class _Piece:
     lost: bool
     cut: bool
     packets: int = 1
+    last_ns: int = 0  # of the last time that it was sent again, when it was so several times
 
     def step(self) -> Step:
         text = self.text
         if self.body_bytes:
             text = f"{wording.size(self.body_bytes)} of {text}"
-            if self.packets > 1:
+            if self.packets > 1 and not self.again:
                 text += f" in {self.packets} packets"
+        if self.again and self.packets > 1:
+            text += f", {self.packets} times in {wording.duration((self.last_ns - self.time_ns) / 1e9)}"
         return Step(
             self.time_ns,
             self.from_client,
@@ -70,18 +73,20 @@ class _Piece:
         )
 
     def joins(self, other: _Piece) -> bool:
-        mine = (self.from_client, self.text, self.again, self.lost)
-        return bool(self.body_bytes and other.body_bytes) and not self.again and mine == (
+        """More of the same mail; or the very same bytes once more."""
+        alike = (self.from_client, self.text, self.again, self.lost) == (
             other.from_client, other.text, other.again, other.lost
         )  # fmt: skip
+        return alike and (self.body_bytes == other.body_bytes if self.again else self.body_bytes * other.body_bytes > 0)
 
 
 def _together(pieces: list[_Piece]) -> Iterator[_Piece]:
     current: _Piece | None = None
     for piece in pieces:
         if current is not None and current.joins(piece):
-            current.body_bytes += piece.body_bytes
+            current.body_bytes += 0 if current.again else piece.body_bytes
             current.packets += 1
+            current.last_ns = piece.time_ns
             continue
         if current is not None:
             yield current
