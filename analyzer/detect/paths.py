@@ -84,7 +84,7 @@ class PathLedger:
     lost_joined: int = 0
     delayed_s: float = 0.0
     rtt_s: float | None = None
-    mss_peer: int | None = None
+    mss_seen: set[int] = field(default_factory=set)  # announced by the receiver of the data
     mss_own: int | None = None
     df_off: int = 0
     df_on: int = 0
@@ -119,8 +119,8 @@ class PathLedger:
         rtt = view.trace.rtt_s
         if rtt is not None:
             self.rtt_s = min(rtt, self.rtt_s) if self.rtt_s is not None else rtt
-        # a host that announces a smaller one later has learnt a path MTU meanwhile: nobody clamped or configured it
-        self.mss_peer = max((mss for mss in (self.mss_peer, d.peer.mss) if mss), default=None)
+        if d.peer.mss:
+            self.mss_seen.add(d.peer.mss)
         self.mss_own = self.mss_own or d.mss
         if s.stuck or s.hole or s.icmp or s.ack_past_hole or s.sack_outside:
             self.views.append(view)
@@ -207,10 +207,17 @@ class _Weighing:
         f["connections_total"] = len(p.connections)
         f["mails_total"] = len(p.messages)
         f["rtt_s"] = p.rtt_s
-        f["mss_announced"], f["mss_own"] = p.mss_peer, p.mss_own
-        if p.mss_peer:
-            full = p.mss_peer + (60 if f["ip_version"] == 6 else 40)  # the MSS leaves out IP and TCP headers (RFC 6691)
-            f["full_segments"] = sum(count for size, (count, *_) in p.delivered.items() if size >= full)
+        f["mss_own"] = p.mss_own
+        if p.mss_seen:
+            header = 60 if f["ip_version"] == 6 else 40  # the MSS leaves out IP and TCP headers (RFC 6691)
+
+            def full(mss: int) -> int:
+                return sum(count for size, (count, *_) in p.delivered.items() if size >= mss + header)
+
+            # a host that announces a smaller one later has learnt a path MTU meanwhile; that counts where it was used
+            smallest = min(p.mss_seen)
+            f["mss_announced"] = smallest if full(smallest) else max(p.mss_seen)
+            f["full_segments"] = full(f["mss_announced"])
         f["df_off_packets"] = p.df_off
         f["df_cleared"] = bool(p.df_off and p.df_on)
         f["capture_dropped"] = sum(v.sighting.ack_past_hole for v in p.views)

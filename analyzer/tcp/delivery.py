@@ -463,7 +463,7 @@ def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bo
     Looked for only in directions where an apparent resend has a twin, so that a regular capture pays nothing.
     """
     twin = np.zeros(len(seq), bool)
-    suspects = np.unique(direction[resend])
+    suspects = _with_twins(t, seq, resend, direction)
     for d in suspects.tolist():
         lo, hi = np.searchsorted(direction, [d, d + 1])
         seen: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -477,3 +477,18 @@ def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bo
             else:
                 seen[key] = (time, ttl)
     return twin
+
+
+def _with_twins(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Ints:
+    """Directions in which the same segment was captured twice at once: same place, length, acknowledgment, IP id."""
+    resent = np.zeros(int(direction[-1]) + 1 if len(direction) else 0, bool)
+    resent[direction[resend]] = True
+    rows = np.flatnonzero(resent[direction] & (t.payload_bytes > 0))
+    if not len(rows):
+        return rows
+    rows = rows[np.argsort(seq[rows] + direction[rows] * _FAR, kind="stable")]
+    before, after = rows[:-1], rows[1:]
+    alike = t.time_ns[after] - t.time_ns[before] <= DUPLICATE_NS
+    for column in (direction, seq, t.payload_bytes, t.ip_id, t.ts_val, t.ack, t.flags):
+        alike &= column[after] == column[before]
+    return np.unique(direction[after[alike]])

@@ -276,7 +276,14 @@ def _find_stuck(d: Direction) -> list[Stuck]:
     found: dict[tuple[int, ...], Stuck] = {}
     for seq in candidates:
         stuck = _stuck_at(d, seq, times, top)
-        if stuck and (len(stuck.rows) >= 3 or (seq == d.acked and len(stuck.rows) >= 2)):
+        if stuck is None:
+            continue
+        if stuck.acked_ns is None and len(top):
+            # sent again since it is the first missing byte; if not, its turn is still to come
+            reached = int(times[min(int(np.searchsorted(top, seq, side="left")), len(times) - 1)])
+            if stuck.last_ns < reached:
+                continue
+        if len(stuck.rows) >= 3 or (seq == d.acked and len(stuck.rows) >= 2):
             found.setdefault(tuple(stuck.rows), stuck)
     return list(found.values())
 

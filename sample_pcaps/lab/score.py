@@ -1,6 +1,6 @@
 """The scoreboard: what each recording must show, against what smtpscope finds in it.
 
-usage: score.py [--dir DIR] [--quiet] [NAME...]
+usage: score.py [--dir DIR] [--quiet] [--accept] [NAME...]
 
 Truth is in the sidecars (parameters of the scenario, logs of the mailers, the other points of capture); nothing in it
 comes from the analyzer. A line per recording: ok, or what is missing, false, or outside its bracket. Exit status 1 when
@@ -109,6 +109,45 @@ def _outcomes(case: Any, outcome: dict[str, Any]) -> list[str]:
     return out
 
 
+def exact(case: Any) -> dict[str, Any]:
+    """The findings and paths of a case, as a sidecar keeps them: tests demand that they never change unnoticed."""
+    return {
+        "findings": [
+            {
+                "rule": f.rule,
+                "role": f.role,
+                "severity": f.severity,
+                "confidence": f.confidence,
+                "scope": f.scope,
+                "sender": f.sender,
+                "receiver": f.receiver,
+                "connections": list(f.connections),
+                "messages": list(f.messages),
+                "explained_by": f.explained_by,
+            }
+            for f in case.findings
+        ],
+        "paths": [
+            {
+                "sender": p.sender,
+                "receiver": p.receiver,
+                "verdict": p.verdict,
+                "mtu_at_least": p.mtu_at_least,
+                "mtu_below": p.mtu_below,
+                "messages_stuck": p.messages_stuck,
+            }
+            for p in case.paths
+        ],
+        "outcomes": [m.outcome for m in case.messages],
+    }
+
+
+def accept(capture: Path, sidecar: dict[str, Any], case: Any) -> None:
+    """Keep what was found beside the truth that it was held against."""
+    sidecar["exact"] = exact(case)
+    capture.with_suffix(".json").write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n")
+
+
 def recordings(folder: Path, names: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every capture under the folder that has a sidecar, in the order of names."""
     for sidecar in sorted(folder.glob("**/*.json")):
@@ -130,6 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="begin of the names of recordings (default: all)")
     parser.add_argument("--dir", type=Path, default=ROOT / "sample_pcaps", help="folder with captures and sidecars")
+    parser.add_argument("--accept", action="store_true", help="write what was found into the sidecars that are right")
     parser.add_argument("--quiet", action="store_true", help="only what is not right")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -141,6 +181,8 @@ def main() -> int:
         case = analyze([str(capture)])
         wrong = faults(case, sidecar)
         right += not wrong
+        if args.accept and not wrong:
+            accept(capture, sidecar, case)
         if wrong or not args.quiet:
             found = ", ".join(f"{f.rule} {f.confidence}" for f in case.findings) or "nothing"
             print(

@@ -1,0 +1,304 @@
+"""Connections to which nothing odd happened, many at a time, without an object for each.
+
+`path_mtu.examine` looks at one direction of one connection and weighs what it sees. For nine connections of ten there is
+nothing to weigh: both handshakes were seen, all bytes came in order, what was sent again was sent again once, all of it
+was acknowledged. What `examine` would say of these follows from columns, and `survey` says it for a whole group of
+connections at once. Whatever is not plain goes the long way; the two give equal cases (tests/detect/test_regular.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..capture.packets import FIN, RST, SYN, PacketTable
+from .connections import Bools, Ints
+from .delivery import NOT_ACK, Delivery
+from .path_mtu import INITIAL_TTLS, At
+
+_FAR = np.int64(1) << 44  # keeps directions apart in columns that run over all of them (see delivery)
+NEVER = np.iinfo(np.int64).max  # a time that did not come
+AT: tuple[At, ...] = ("unknown", "at_sender", "middle", "at_receiver")
+UNKNOWN, AT_SENDER, MIDDLE, AT_RECEIVER = range(4)
+DELIVERED, LOST, UNDECIDED = range(3)
+
+
+class Sizes(NamedTuple):
+    """How IP packets of one size fared in one direction: one row per direction, fate and size; times of sending."""
+
+    direction: Ints
+    fate: Ints
+    ip_bytes: Ints
+    packets: Ints
+    first_ns: Ints
+    last_ns: Ints
+
+
+@dataclass(slots=True)
+class Survey:
+    """Facts of a group's regular connections; columns of connections have shape (k,), of directions (2k,)."""
+
+    delivery: Delivery
+    regular: Bools  # (k,)
+    at: npt.NDArray[np.int8]  # (2k,) where the capture was taken, seen from that direction's data; number in AT
+    start_ns: Ints
+    end_ns: Ints
+    closed_by: Ints  # (k,) number in CLOSED_BY
+    client_gone_ns: Ints  # (k,) NEVER if it did not go
+    handshake_ns: tuple[Ints, Ints, Ints]  # (k,) each: last SYN, first SYN-ACK, first ACK
+    sent_segments: Ints  # (2k,)
+    lost_segments: Ints  # (2k,)
+    delayed_ns: Ints  # (2k,)
+    df_on: Ints  # (2k,)
+    df_off: Ints  # (2k,)
+    mss: Ints  # (2k,) announced by that side; 0 when it announced none
+    sizes: Sizes
+    fresh: Ints  # rows of regular connections that carry bytes for the first time; each connection's lie side by side
+
+
+CLOSED_BY = ("client-fin", "client-rst", "server-fin", "server-rst", "open")
+
+
+def survey(delivery: Delivery, odd: Bools) -> Survey:
+    """Which connections of a group are regular, and their facts. odd: (k,) those that something else speaks against."""
+    return _Surveying(delivery).run(odd)
+
+
+class _Surveying:
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.table: PacketTable = delivery.group.table
+        self.bounds = delivery.bounds
+        self.dirs = len(delivery.bounds) - 1
+        self.direction = np.repeat(np.arange(self.dirs), np.diff(delivery.bounds))
+        self.shift = self.direction * _FAR
+        flags = self.table.flags
+        self.syn, self.leaving = (flags & SYN) != 0, (flags & (FIN | RST)) != 0
+        self.data = self.table.payload_bytes > 0
+
+    def run(self, odd: Bools) -> Survey:
+        k = len(self.delivery.group)
+        both_sides = np.diff(self.bounds).reshape(k, 2).min(axis=1) > 0
+        odd_direction = self.count(self._odd_rows()) > 0
+        odd_direction |= ~self.delivery.based | self._unsettled()
+        self._resends()
+        odd_direction[self.direction[self.rows_sent_thrice]] = True
+        odd_direction |= self._sacks_outside()
+        mss = self._first(self.syn, self.table.mss.astype(np.int64), 0)
+        limit = np.where(mss > 0, mss + self._header(), 1500)[np.arange(self.dirs) ^ 1]
+        odd_direction[self.direction[self.table.ip_bytes > limit[self.direction]]] = True
+        odd_direction |= self._may_hide_joined_frames()
+        ttl, constant = self._constant(self.table.ttl)
+        outgoing, same_way = self._constant(self.table.outgoing)
+        odd_direction |= ~constant | ~same_way
+        handshake = self._handshake()
+        regular = ~odd & both_sides & ~odd_direction.reshape(k, 2).any(axis=1)
+        regular &= (handshake[0] != NEVER) & (handshake[1] != NEVER) & (handshake[2] != NEVER)
+        self.regular_row = regular[self.direction >> 1]
+        at = self._vantage(ttl, outgoing, handshake)
+        time = self.table.time_ns
+        heads = np.minimum(self.bounds[:-1], max(len(self.table) - 1, 0)).reshape(k, 2)
+        tails = np.maximum(self.bounds[1:] - 1, 0).reshape(k, 2)
+        gone = [self._first((self.table.flags & flag) != 0, time, NEVER).reshape(k, 2) for flag in (FIN, RST)]
+        leavings = np.stack((gone[0][:, 0], gone[1][:, 0], gone[0][:, 1], gone[1][:, 1]), axis=1)
+        closed_by = np.where(leavings.min(axis=1) == NEVER, 4, leavings.argmin(axis=1))
+        lost, delayed = self._losses(at)
+        return Survey(
+            delivery=self.delivery,
+            regular=regular,
+            at=at,
+            start_ns=time[heads].min(axis=1),
+            end_ns=time[tails].max(axis=1),
+            closed_by=closed_by,
+            client_gone_ns=leavings[:, :2].min(axis=1),
+            handshake_ns=handshake,
+            sent_segments=self.count(self.data),
+            lost_segments=lost,
+            delayed_ns=delayed,
+            df_on=self.count(self.data & self.table.df),
+            df_off=self.count(self.data & ~self.table.df),
+            mss=mss,
+            sizes=self._sizes(at),
+            fresh=np.flatnonzero(self.data & ~self.delivery.resend & self.regular_row),
+        )
+
+    # ------------------------------------------------------------ helpers: rows -> directions
+
+    def count(self, mask: Bools) -> Ints:
+        """Per direction: rows for which `mask` holds."""
+        return np.bincount(self.direction[mask], minlength=self.dirs)
+
+    def _first(self, mask: Bools, values: npt.NDArray[np.int64], default: int) -> Ints:
+        """Per direction: the value at its first row for which `mask` holds."""
+        out = np.full(self.dirs, default, np.int64)
+        rows = np.flatnonzero(mask)[::-1]
+        out[self.direction[rows]] = values[rows]  # the earliest wins: later assignments overwrite
+        return out
+
+    def _constant(self, column: npt.NDArray[np.generic]) -> tuple[Ints, Bools]:
+        """Per direction: the value at its first row, and whether all rows have it."""
+        heads = np.minimum(self.bounds[:-1], max(len(column) - 1, 0))
+        value = column[heads].astype(np.int64)
+        return value, self.count(column != value[self.direction]) == 0
+
+    def _header(self) -> Ints:
+        heads = np.minimum(self.bounds[:-1], max(len(self.table) - 1, 0))
+        return np.where(self.table.ip_version[heads] == 4, 40, 60)
+
+    # ------------------------------------------------------------ what is not plain
+
+    def _odd_rows(self) -> Bools:
+        """Bytes out of order, partly sent before, cut off or in fragments; a shut window; time that runs backwards."""
+        t, d = self.table, self.delivery
+        top = np.maximum.accumulate(np.where(self.data, d.end, 0) + self.shift) - self.shift
+        before = np.zeros_like(top)
+        before[1:] = top[:-1]
+        before[self.bounds[:-1][np.diff(self.bounds) > 0]] = 0
+        odd = self.data & ((d.seq > before) | (d.seq < 0) | ((d.seq < before) & (d.end > before)) | self.syn)
+        odd |= (self.data & (t.payload_captured != t.payload_bytes)) | (t.fragments > 0) | d.duplicate
+        odd |= (t.window == 0) & ((t.flags & (SYN | RST)) == 0)
+        odd[1:] |= (t.time_ns[1:] < t.time_ns[:-1]) & (self.direction[1:] == self.direction[:-1])
+        return odd
+
+    def _unsettled(self) -> Bools:
+        """Not all that was sent was acknowledged; or more was acknowledged, or counted, than was sent."""
+        d = self.delivery
+        open_ = (d.acked < d.sent) | (d.acked > d.sent + 1)
+        beyond = ((self.table.flags & (SYN | RST)) == 0) & (d.seq > d.acked[self.direction])
+        unsettled: Bools = open_ | (self.count(beyond) > 0)
+        return unsettled
+
+    def _resends(self) -> None:
+        """Rows sent again later (`superseded`), and rows whose bytes were sent more than twice."""
+        d = self.delivery
+        again = np.flatnonzero(d.resend)
+        start = d.seq[again] + self.shift[again]
+        order = np.argsort(start, kind="stable")
+        again, start = again[order], start[order]
+        stop = d.end[again] + self.shift[again]
+        self.rows_sent_thrice = again[1:][start[1:] < np.maximum.accumulate(stop)[:-1]]
+        superseded = np.zeros(len(self.table), bool)
+        if len(again):
+            rows = np.flatnonzero(self.data)
+            place = d.seq[rows] + self.shift[rows]
+            i = np.searchsorted(start, place, side="right") - 1
+            superseded[rows] = (i >= 0) & (stop[i] > place) & (rows < again[i])
+        self.superseded = superseded
+
+    def _sacks_outside(self) -> Bools:
+        """Directions whose SACK blocks lie outside of what the peer sent; counts D-SACKs on the way (`needless`)."""
+        t, d = self.table, self.delivery
+        rows = np.flatnonzero((t.sack_count > 0) & (d.ack != NOT_ACK))
+        count = t.sack_count[rows].astype(np.int64)
+        self.needless = np.zeros(self.dirs, np.int64)
+        if not len(rows):
+            return np.zeros(self.dirs, bool)
+        at = np.repeat(t.sack_at[rows] - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+        row = np.repeat(rows, count)
+        first = np.ones(len(row), bool)
+        first[1:] = row[1:] != row[:-1]
+        edges = (t.sack_blocks[at] - t.ack[row][:, None]).view(np.int32) + d.ack[row][:, None]
+        left, right = edges[:, 0], edges[:, 1]
+        dsack = first & (right <= d.ack[row])
+        has_second = np.repeat(count > 1, count)[:-1] & first[:-1]
+        dsack[:-1] |= has_second & (left[1:] <= left[:-1]) & (right[:-1] <= right[1:])
+        peer = self.direction[row] ^ 1
+        told = first & (right <= d.ack[row]) & (left >= 0)
+        self.needless = np.bincount(peer[told], minlength=self.dirs)
+        end = np.maximum(d.sent, np.maximum(d.acked, 0))[peer] + 1
+        outside = ~dsack & (left < right) & ((left < 0) | (right > end))
+        directions: Bools = np.bincount(self.direction[row[outside]], minlength=self.dirs) > 0
+        return directions
+
+    def _may_hide_joined_frames(self) -> Bools:
+        """Directions with a size whose multiples occur as well: see `path_mtu._largest_single`."""
+        payload = self.table.payload_bytes
+        largest = np.zeros(self.dirs, np.int64)
+        np.maximum.at(largest, self.direction[self.data], payload[self.data])
+        rows = np.flatnonzero((payload >= 256) & (2 * payload <= largest[self.direction]))
+        key, count = np.unique((self.direction[rows] << 32) + payload[rows], return_counts=True)
+        out = np.zeros(self.dirs, bool)
+        for number in key[count >= 2].tolist():
+            direction, size = number >> 32, number & 0xFFFFFFFF
+            sizes = payload[self.bounds[direction] : self.bounds[direction + 1]]
+            out[direction] |= bool(((sizes > size) & (sizes % size == 0)).any())
+        return out
+
+    # ------------------------------------------------------------ what `examine` would say
+
+    def _handshake(self) -> tuple[Ints, Ints, Ints]:
+        """See Trace.handshake_times_ns; NEVER where it is not known."""
+        time, k = self.table.time_ns, self.dirs // 2
+        from_client = (self.direction & 1) == 0
+        answered = self._first(self.syn, time, NEVER)[1::2]
+        asked = np.full(k, NEVER)
+        rows = np.flatnonzero(self.syn & from_client)
+        rows = rows[time[rows] <= answered[self.direction[rows] >> 1]]
+        asked[self.direction[rows] >> 1] = time[rows]  # the last one wins
+        later = from_client & ((self.table.flags & (SYN | RST)) == 0) & (time >= answered[self.direction >> 1])
+        return asked, answered, self._first(later, time, NEVER)[0::2]
+
+    def _vantage(self, ttl: Ints, outgoing: Ints, handshake: tuple[Ints, Ints, Ints]) -> npt.NDArray[np.int8]:
+        """See path_mtu.capture_point; the later answers are overwritten by the earlier ones."""
+        initial = np.array(INITIAL_TTLS)
+        hops = initial[np.minimum(np.searchsorted(initial, ttl), len(initial) - 1)] - ttl
+        ch, sh = hops[0::2], hops[1::2]
+        there, back = handshake[1] - handshake[0], handshake[2] - handshake[1]
+        near = np.full(len(ch), UNKNOWN, np.int8)
+        near[(back > 4 * there) & (back > 200_000)] = AT_RECEIVER
+        near[(there > 4 * back) & (there > 200_000)] = AT_SENDER
+        near[(ch > 0) & (sh > 0)] = MIDDLE
+        near[(sh == 0) & (ch > 0)] = AT_RECEIVER
+        near[(ch == 0) & (sh > 0)] = AT_SENDER
+        near[(outgoing[1::2] == 1) & (outgoing[0::2] < 1)] = AT_RECEIVER
+        near[(outgoing[0::2] == 1) & (outgoing[1::2] < 1)] = AT_SENDER
+        both = np.empty(self.dirs, np.int8)
+        both[0::2] = near
+        both[1::2] = np.array([UNKNOWN, AT_RECEIVER, MIDDLE, AT_SENDER], np.int8)[near]
+        return both
+
+    def _losses(self, at: npt.NDArray[np.int8]) -> tuple[Ints, Ints]:
+        """Per direction: segments that were lost, and the longest time from a lost send to its acknowledgment."""
+        lost = np.maximum(self.count(self.superseded) - self.needless, 0)
+        delayed = np.zeros(self.dirs, np.int64)
+        rows = np.flatnonzero(self.superseded & self.regular_row)
+        if len(rows):
+            t, d = self.table, self.delivery
+            acks = np.flatnonzero(d.ack != NOT_ACK)
+            peer = self.direction[acks] ^ 1
+            # by the direction that is acknowledged, in capture order: a stable sort of what is nearly sorted
+            order = np.argsort(peer, kind="stable")
+            acks, peer = acks[order], peer[order]
+            top = np.maximum.accumulate(d.ack[acks] + peer * _FAR)
+            i = np.searchsorted(top, d.seq[rows] + self.shift[rows], side="right")
+            np.maximum.at(delayed, self.direction[rows], t.time_ns[acks[i]] - t.time_ns[rows])
+        behind = at == AT_RECEIVER
+        lost[behind] = delayed[behind] = 0
+        return lost, delayed
+
+    def _sizes(self, at: npt.NDArray[np.int8]) -> Sizes:
+        """The ledger of sizes: see path_mtu._sizes."""
+        t, d = self.table, self.delivery
+        rows = np.flatnonzero(self.data & self.regular_row)
+        behind = at[self.direction[rows]] == AT_RECEIVER
+        good = behind | (d.sent_once[rows] & t.df[rows])
+        fate = np.where(good, DELIVERED, np.where(self.superseded[rows], LOST, UNDECIDED))
+        key = ((self.direction[rows] * 4 + fate) << 24) + t.ip_bytes[rows]
+        order = np.argsort(key, kind="stable")
+        key, rows = key[order], rows[order]
+        new = np.ones(len(key), bool)
+        new[1:] = key[1:] != key[:-1]
+        first = np.flatnonzero(new)
+        bounds = np.append(first, len(key))
+        key = key[first]
+        return Sizes(
+            direction=key >> 26,
+            fate=(key >> 24) & 3,
+            ip_bytes=key & 0xFFFFFF,
+            packets=np.diff(bounds),
+            first_ns=t.time_ns[rows[first]],
+            last_ns=t.time_ns[rows[bounds[1:] - 1]],
+        )
