@@ -216,8 +216,8 @@ class _Weighing:
 
             # a host that announces a smaller one later has learnt a path MTU meanwhile; that counts where it was used
             smallest = min(p.mss_seen)
-            f["mss_announced"] = smallest if full(smallest) else max(p.mss_seen)
-            f["full_segments"] = full(f["mss_announced"])
+            announced = smallest if full(smallest) else max(p.mss_seen)
+            f["mss_announced"], f["full_segments"] = announced, full(announced)
         f["df_off_packets"] = p.df_off
         f["df_cleared"] = bool(p.df_off and p.df_on)
         f["capture_dropped"] = sum(v.sighting.ack_past_hole for v in p.views)
