@@ -443,6 +443,7 @@ def _connection(t: mails.Talk, number: int) -> c.Connection:
         client_mss=t.client_mss,
         server_mss=t.server_mss,
         rtt_s=t.rtt_s,
+        expected_log=t.expected_log,
         client_bytes=t.client_bytes,
         server_bytes=t.server_bytes,
     )

@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from ..capture.packets import FIN, RST, SYN
-from ..smtp import banner
+from ..smtp import banner, mtalog
 from ..smtp.dialogue import Dialogue, Mail, read_dialogue
 from ..smtp.terminator import LENGTH, Cuts, cuts, wire_boundaries
 from ..tcp.delivery import NOT_ACK, Direction, Trace
@@ -110,7 +110,7 @@ class Talk:
     gap_bytes: int
     stream: str  # display filter of the connection
     capture_end_ns: int
-    ports: frozenset[int] = frozenset()
+    expected_log: dict[str, str] = field(default_factory=dict)  # side -> what its MTA will have logged (predicted)
 
     @property
     def banner_text(self) -> str | None:
@@ -168,9 +168,25 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
         stream=display_filter(trace.client, trace.server),
         capture_end_ns=capture_end_ns,
     )
+    talk.expected_log = _expected_log(trace, dialogue)
     for i, mail in enumerate(dialogue.mails):
         talk.mails.append(_join_mail(next_mail + i, talk, i + 1, mail, trace, client, server))
     return talk
+
+
+def _expected_log(trace: Trace, dialogue: Dialogue) -> dict[str, str]:
+    """The log lines of the two MTAs, as `smtp.mtalog` predicts them from how the connection ended."""
+    ends = [int(d.time_ns[r]) for d in trace.directions for r in np.flatnonzero(d.flags & (FIN | RST))[:1]]
+    fresh = [int(d.time_ns[d.data & ~d.resend].max()) for d in trace.directions if (d.data & ~d.resend).any()]
+    silence = (min(ends) - max((t for t in fresh if t <= min(ends)), default=min(ends))) / 1e9 if ends else None
+    ending = mtalog.Ending(
+        closed_by=trace.closed_by,
+        silence_s=silence,
+        received_bytes=trace.c2s.acked,
+        client=f"{trace.client.ip}[{trace.client.ip}]",
+        server=f"{trace.server.ip}[{trace.server.ip}]",
+    )
+    return dict(mtalog.predict(dialogue, ending))
 
 
 def _gone_ns(d: Direction) -> int | None:

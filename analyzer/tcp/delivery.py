@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ NO_PAYLOAD, ACKED, SACKED, LOST, UNKNOWN = 0, 1, 2, 3, 4  # values of `fate`
 # A router between two captured interfaces forwards within microseconds; no stack resends that soon (RFC 6298: RTO >= 200 ms
 # on Linux; a fast retransmit needs three ACKs, which takes longer than this on any real link).
 DUPLICATE_NS = 2_000_000
+
+
+ClosedBy = Literal["client-fin", "server-fin", "client-rst", "server-rst", "open"]
 
 
 class Endpoint(NamedTuple):
@@ -311,16 +314,21 @@ class Trace:
         return int(before[-1]), int(synack[0]), int(done[0])
 
     @cached_property
-    def closed_by(self) -> str:
+    def closed_by(self) -> ClosedBy:
         """client-fin, server-fin, client-rst, server-rst or open: who ended it first."""
-        first: tuple[int, str] | None = None
-        for d, who in ((self.c2s, "client"), (self.s2c, "server")):
-            for flag, how in ((FIN, "fin"), (RST, "rst")):
-                rows = np.flatnonzero(d.flags & flag)
-                if len(rows):
-                    at = int(d.time_ns[rows[0]])
-                    if first is None or at < first[0]:
-                        first = (at, f"{who}-{how}")
+        first: tuple[int, ClosedBy] | None = None
+        ways: tuple[tuple[Direction, int, ClosedBy], ...] = (
+            (self.c2s, FIN, "client-fin"),
+            (self.c2s, RST, "client-rst"),
+            (self.s2c, FIN, "server-fin"),
+            (self.s2c, RST, "server-rst"),
+        )
+        for d, flag, how in ways:
+            rows = np.flatnonzero(d.flags & flag)
+            if len(rows):
+                at = int(d.time_ns[rows[0]])
+                if first is None or at < first[0]:
+                    first = (at, how)
         return first[1] if first else "open"
 
 
