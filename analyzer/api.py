@@ -359,6 +359,12 @@ class Plots:
                 return plots.size_fate(candidate, ax=ax, **style)
         raise UsageError(f"this case has no path {path}; it has 1 to {len(self._case.data.paths)}")
 
+    def ladder(self, connection: int, ax: Axes | None = None, **style: Any) -> Axes:
+        """The dialogue of a connection as arrows between two hosts, with times and the cuts of the mail's end."""
+        from .report import plots
+
+        return plots.ladder(self._case.trace(connection), ax=ax, **style)
+
     def sizes(self, destination: str, ax: Axes | None = None, **style: Any) -> Axes:
         """The mails to one server by size and outcome: a word passes, a hundred words do not."""
         from .report import plots

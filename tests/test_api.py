@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 import analyzer
 from analyzer import api, case, errors
@@ -197,11 +198,21 @@ def test_plots_take_and_return_axes(black_hole: api.Case) -> None:
     for draw, argument in (
         (black_hole.plot.sequence, [1]),
         (black_hole.plot.size_fate, [1]),
+        (black_hole.plot.ladder, [1]),
+        (black_hole.plot.sizes, ["10.3.0.2"]),
         (black_hole.plot.timeline, []),
     ):
         ax = Figure().add_subplot()
         assert draw(*argument, ax=ax) is ax
         assert ax.has_data()
+
+
+def test_redacted_plots_name_nobody(black_hole: api.Case) -> None:
+    """Packets are read again by their real addresses, and drawn with the pseudonyms."""
+    ax = black_hole.redacted().plot.sequence(1)
+    words = " ".join(text.get_text() for text in ax.figure.findobj(Text))
+    assert "10.1.0.2" not in words
+    assert "10.1.0.2" in " ".join(text.get_text() for text in black_hole.plot.sequence(1).figure.findobj(Text))
 
 
 def test_plots_are_saved_as_png_and_svg(black_hole: api.Case, tmp_path: Path) -> None:
