@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import CaptureError
 from . import columnar, exact, framing
 from .packets import Batch, CaptureInfo, IcmpError, PacketTable
-from .sources import Source, expand
+from .sources import Source, expand, foreign_format, is_foreign_capture
 from .wanted import DEFAULT_PORTS, FourTuple, Tally, Wanted
 from .windows import WINDOW_BYTES, Windows
 
@@ -93,12 +93,16 @@ def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: Rea
         framing.problem(info, source.error)
         return
     try:
-        stream = source.open()
+        foreign = options.engine == "tshark" or (options.engine == "auto" and is_foreign_capture(source.head()))
+        stream = None if foreign else source.open()
     except (OSError, CaptureError) as error:
         framing.problem(info, _reason(error))
         return
     except Exception as error:  # noqa: BLE001 - a decompressor may raise anything on damaged bytes
         framing.problem(info, f"cannot be unpacked: {_reason(error)}")
+        return
+    if stream is None:
+        yield from _read_by_tshark(source, info, wanted)
         return
     size = source.size
     small = size is not None and not source.compression
@@ -118,6 +122,25 @@ def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: Rea
         )
     if source.compression:
         info.format = f"{info.format}, {source.compression}".lstrip(", ")
+
+
+def _read_by_tshark(source: Source, info: CaptureInfo, wanted: Wanted) -> Iterator[Batch]:
+    """tshark wants a file: what is none (a pipe, a URL, something packed) is laid into a temporary one."""
+    from . import wireshark
+
+    head = source.head()
+    info.format = foreign_format(head)
+    if source.size is not None and not source.compression:
+        yield from wireshark.read_file(source.name, info, wanted)
+        return
+    import shutil
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(prefix="smtpscope-") as copy:  # mode 0600
+        with source.open_file() as stream:
+            shutil.copyfileobj(stream, copy)
+        copy.flush()
+        yield from wireshark.read_file(copy.name, info, wanted)
 
 
 def _reason(error: Exception) -> str:

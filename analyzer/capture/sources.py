@@ -58,6 +58,10 @@ class Source:
             raw.close()
             raise
 
+    def open_file(self) -> BinaryIO:
+        """The same as a file object."""
+        return io.BufferedReader(_AsFile(self.open()), PACKED_BYTES)
+
     def head(self) -> bytes:
         """The first bytes, unpacked, as far as a look ahead is possible."""
         stream = self.open()
@@ -171,7 +175,11 @@ FOREIGN_MAGICS: dict[bytes, str] = {
 
 
 def is_foreign_capture(head: bytes) -> bool:
-    return any(head.startswith(magic) for magic in FOREIGN_MAGICS)
+    return bool(foreign_format(head))
+
+
+def foreign_format(head: bytes) -> str:
+    return next((name for magic, name in FOREIGN_MAGICS.items() if head.startswith(magic)), "")
 
 
 def _of_file(name: str) -> Source:

@@ -88,7 +88,7 @@ LINKS = {
     9: b"\xff\x03\x00\x21" + INNER,
     12: INNER,
     50: b"\xff\x03\x00\x57" + INNER6,
-    51: b"\x11\0\0\5\0\0\x00\x21" + INNER,
+    51: struct.pack(">BBHHH", 0x11, 0, 5, len(INNER) + 2, 0x0021) + INNER,
     101: INNER6,
     104: b"\x0f\0\x08\0" + INNER,
     108: struct.pack(">I", 2) + INNER,
