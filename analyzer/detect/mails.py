@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -186,7 +186,7 @@ def _expected_log(trace: Trace, dialogue: Dialogue) -> dict[str, str]:
         client=f"{trace.client.ip}[{trace.client.ip}]",
         server=f"{trace.server.ip}[{trace.server.ip}]",
     )
-    return dict(mtalog.predict(dialogue, ending))
+    return {side: words for side, words in mtalog.predict(dialogue, ending).items()}
 
 
 def _gone_ns(d: Direction) -> int | None:
