@@ -16,9 +16,7 @@ Tls = Literal["none", "starttls", "implicit"]
 Vantage = Literal["client-side", "server-side", "middle", "unknown"]
 Via = Literal["data", "bdat", "tls"]
 Outcome = Literal["delivered", "rejected", "deferred", "end-of-data-timeout", "lost-connection", "aborted", "unknown"]
-Verdict = Literal[
-    "black-hole", "icmp-ignored", "recovered", "pmtud-working", "outage", "lossy", "no-fault", "unknown"
-]
+Verdict = Literal["black-hole", "icmp-ignored", "recovered", "pmtud-working", "outage", "lossy", "no-fault", "unknown"]
 Role = Literal["cause", "symptom", "observation"]
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["possible", "likely", "certain"]
@@ -58,7 +56,9 @@ class Connection:
     first_frame: Frame
     is_smtp: bool = True
     client_name: str | None = None  # argument of EHLO/HELO
-    phase: str | None = None  # how far the dialogue came: connect, greeting, ehlo, starttls, tls, auth, mail, rcpt, data, body, end-of-data, quit
+    phase: str | None = (
+        None  # how far the dialogue came: connect, greeting, ehlo, starttls, tls, auth, mail, rcpt, data, body, end-of-data, quit
+    )
     ehlo_keywords: tuple[str, ...] = ()
     client_mss: int | None = None
     server_mss: int | None = None

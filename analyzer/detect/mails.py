@@ -186,7 +186,7 @@ def _expected_log(trace: Trace, dialogue: Dialogue) -> dict[str, str]:
         client=f"{trace.client.ip}[{trace.client.ip}]",
         server=f"{trace.server.ip}[{trace.server.ip}]",
     )
-    return {side: words for side, words in mtalog.predict(dialogue, ending).items()}
+    return dict(mtalog.predict(dialogue, ending).items())
 
 
 def _gone_ns(d: Direction) -> int | None:

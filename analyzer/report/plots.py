@@ -148,7 +148,9 @@ def _hole(sent: Direction) -> int | None:
 
 def _byte_range(sent: Direction, hole: int | None) -> tuple[float, float]:
     """What of the stream to show: all of it, or the hole with what was in flight around it."""
-    top = float(sent.sent)
+    # a pure acknowledgment behind a hole also tells how far the sender has come
+    open_rows = (np.asarray(sent.flags) & (SYN | RST)) == 0
+    top = float(max(sent.sent, int(np.asarray(sent.end)[open_rows].max(initial=0))))
     if hole is None:
         return -0.03 * top, 1.08 * top + 1
     first = float(sent.seq[hole])
@@ -231,13 +233,16 @@ def _draw_sacks(ax: Axes, theme: Theme, back: Direction, origin_ns: int) -> None
 
 
 def _draw_icmp(ax: Axes, theme: Theme, trace: Trace, origin_ns: int) -> None:
+    """A line per "packet too big"; each MTU is named once."""
+    told: set[int | None] = set()
     for n, error in enumerate(e for e in trace.icmp if e.is_too_big):
         at = (error.time_ns - origin_ns) / 1e9
-        mtu = f"MTU {error.mtu:,}" if error.mtu else "no MTU given"
-        ax.axvline(at, color=theme.icmp, lw=1.8, ls="-.", zorder=2, label=None if n else "ICMP: too big")
-        if n < 3:
-            ax.annotate(mtu, (at, 0.02 + 0.05 * n), xycoords=("data", "axes fraction"), xytext=(5, 0),
-                        textcoords="offset points", color=theme.icmp, fontsize=11)  # fmt: skip
+        ax.axvline(at, color=theme.icmp, lw=1.3, ls="-.", alpha=0.8, zorder=1, label=None if n else "ICMP: too big")
+        if error.mtu not in told and len(told) < 3:
+            mtu = f"MTU {error.mtu:,}" if error.mtu else "no MTU given"
+            ax.annotate(mtu, (at, 0.015 + 0.055 * len(told)), xycoords=("data", "axes fraction"), xytext=(5, 0),
+                        textcoords="offset points", color=theme.icmp, fontsize=11, path_effects=_halo(theme))  # fmt: skip
+            told.add(error.mtu)
 
 
 def _tell_hole(ax: Axes, theme: Theme, sent: Direction, hole: int, times: Any) -> None:
@@ -583,7 +588,7 @@ def plots_of(case: Case, finding: Finding, traces: Mapping[int, Trace]) -> Itera
         yield Plot(
             f"{prefix}-sequence-{connection}",
             f"Time-sequence graph of connection {connection}: the bytes sent, sent again and acknowledged over time.",
-            partial(sequence, traces[connection]),
+            partial(sequence, traces[connection], side=_sender_of(finding, traces[connection])),
         )
     for path in [p for p in case.paths if p.id in finding.paths and p.sizes][:1]:
         lost = sum(s.lost for s in path.sizes)
@@ -599,6 +604,11 @@ def plots_of(case: Case, finding: Finding, traces: Mapping[int, Trace]) -> Itera
             f"Mails to {visible(server)} by size and outcome.",
             partial(sizes, case, server),
         )
+
+
+def _sender_of(finding: Finding, trace: Trace) -> Literal["client", "server"] | None:
+    """The side whose data the finding is about."""
+    return "client" if finding.sender == trace.client.ip else "server" if finding.sender == trace.server.ip else None
 
 
 def _worth_sizes(case: Case, finding: Finding, server: str) -> bool:

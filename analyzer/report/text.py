@@ -143,7 +143,9 @@ def _command_lines(command: str, width: int) -> list[str]:
     if len(lines) == 1 and len(lines[0]) > width and "  # " in lines[0]:
         code, _, comment = lines[0].rpartition("  # ")
         lines = [f"# {comment}", code]
-    return [part for line in lines for part in ([line] if line.startswith("# ") else _shell_lines(line, width, going_on))]
+    return [
+        part for line in lines for part in ([line] if line.startswith("# ") else _shell_lines(line, width, going_on))
+    ]
 
 
 def _shell_lines(command: str, width: int, going_on: str) -> list[str]:

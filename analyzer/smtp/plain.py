@@ -34,7 +34,7 @@ LINE_BYTES = 1000
 REMEMBERED = 4096  # greetings, commands and shapes; a capture has a few dozen, an attacker's as many as he likes
 
 
-class Odd(Exception):  # noqa: N818 - no error: it says which way to go
+class Odd(Exception):
     """Not a plain dialogue."""
 
 
@@ -168,7 +168,7 @@ class _Reading:
             tokens.append(verb)
             raw = self.reply(end)
             if raw is None:
-                if pos < client_end or bodies and verb == "BDAT LAST":
+                if pos < client_end or (bodies and verb == "BDAT LAST"):
                     raise Odd
                 tokens.append(None)
                 if verb in _HELLOS:

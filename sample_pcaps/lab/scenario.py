@@ -21,7 +21,8 @@ class Finding:
     rule: str
     role: str = "cause"
     path_mtu: int | None = None
-    connections: int = 1
+    connections: int | None = 1
+    """How many connections the finding names; None where that depends on chance or on taste."""
     sender: str = SENDER4
     receiver: str = RECEIVER4
     extra: dict[str, Any] = field(default_factory=dict)

@@ -16,11 +16,22 @@ import threading
 import time
 
 
+def no_questions_asked() -> ssl.SSLContext:
+    """A client's TLS that takes the lab's self-signed certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 # ---- client -------------------------------------------------------------------------------------------
 class Client(smtplib.SMTP):
     """smtplib, but the mail can leave in chosen pieces."""
 
     order: dict = {}
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        sock = super()._get_socket(host, port, timeout)
+        return no_questions_asked().wrap_socket(sock) if self.order.get("implicit_tls") else sock
 
     def write_mail(self, data: bytes) -> None:
         """`data` ends with CRLF.CRLF. piece: bytes per write, like a typist; split_at: where to cut CR LF . CR LF (1-4)."""
@@ -79,12 +90,13 @@ def client(order: dict) -> list[dict]:
                 connections[-1]["client_port"] = server.sock.getsockname()[1]
                 server.ehlo() if order.get("ehlo", True) else server.helo()
                 if order.get("starttls"):
-                    context = ssl.create_default_context()
-                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                    context = no_questions_asked()
                     if order.get("large_hello"):  # as large as one with post-quantum key shares
                         context.set_alpn_protocols([f"padding-{n:03d}" for n in range(120)])
                     server.starttls(context=context)
                     server.ehlo()
+                if order.get("login"):
+                    server.login(*order["login"])
             with open(mail["file"], "rb") as file:
                 text = file.read()
             if order.get("dotted"):
@@ -121,7 +133,7 @@ class Server:
     banner, keywords[], hang_at_end (never answers the final dot), reply_delay_s, stop_reading_after (bytes of mail),
     stop_reading_s, close_after_data (bytes of mail, then RST), say_421_after (mails), final_reply, rcpt_reply,
     ehlo_reply_lines (a very long EHLO answer), refuse_ehlo, hang_first (only that many mails hang), hang_s, receive_buffer,
-    defer_first (rcpt_reply only that often), other_reply, http (answers a web request with that many bytes)
+    implicit_tls, tls_hang (never answers a ClientHello), defer_first (rcpt_reply only that often), other_reply, http (answers a web request with that many bytes)
     """
 
     def __init__(self, order: dict) -> None:
@@ -164,6 +176,8 @@ class Server:
             sock.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % order["http"] + b"x" * order["http"])
             sock.recv(4096)
             return
+        if order.get("implicit_tls"):
+            sock = self.tls.wrap_socket(sock, server_side=True)
         time.sleep(order.get("banner_delay_s", 0))
         say(order.get("banner", "220 mx.example.net ESMTP ready"))
         reader = sock.makefile("rb")
@@ -178,8 +192,12 @@ class Server:
                             *(f"XNOTE{n:04d} this server explains itself at great length" for n in range(order.get("ehlo_reply_lines", 0)))]
                 lines = ["mx.example.net", *keywords]
                 say("\r\n".join(f"250{'-' if n < len(lines) else ' '}{text}" for n, text in enumerate(lines, 1)))
-            elif verb == "STARTTLS" and self.tls:
+            elif verb == "STARTTLS" and (self.tls or order.get("tls_hang")):
                 say("220 ready to start TLS")
+                if order.get("tls_hang"):  # takes the ClientHello, never answers
+                    while sock.recv(65536):
+                        pass
+                    return
                 sock = self.tls.wrap_socket(sock, server_side=True)
                 say = lambda text, sock=sock: sock.sendall(text.encode() + b"\r\n")  # noqa: E731
                 reader = sock.makefile("rb")
@@ -187,6 +205,13 @@ class Server:
                 if not self.take_mail(sock, reader, say, name):
                     return
                 mails += 1
+            elif verb == "AUTH":
+                if argument.upper().startswith("LOGIN"):
+                    say("334 VXNlcm5hbWU6") if " " not in argument else None
+                    reader.readline() if " " not in argument else None
+                    say("334 UGFzc3dvcmQ6")
+                    reader.readline()
+                say("235 2.7.0 Authentication successful")
             elif verb == "BDAT":
                 reader.read(int(argument.split()[0]))
                 say("250 2.0.0 chunk taken")

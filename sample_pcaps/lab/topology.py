@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+NETNS_ETC = Path("/etc/netns")
 
 SENDER4, RECEIVER4 = "10.1.0.2", "10.3.0.2"
 SENDER6, RECEIVER6 = "2001:db8:1::2", "2001:db8:3::2"
@@ -138,6 +140,12 @@ class Network:
         p = self.path
         for name in self.names.values():
             subprocess.run(["ip", "netns", "add", name], check=True)
+        for name in self.names.values():  # `ip netns exec` mounts these over /etc: no name leaves the lab
+            etc = NETNS_ETC / name
+            etc.mkdir(parents=True, exist_ok=True)
+            (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+            (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{SENDER4} mail.example.org\n{SENDER6} mail.example.org\n"
+                                       f"{RECEIVER4} mx.example.net\n{RECEIVER6} mx.example.net\n")
         for node in self.names:
             self.ip(node, "link set lo up")
             self.sysctl(node, {"net.ipv6.conf.all.accept_dad": "0", "net.ipv6.conf.default.accept_dad": "0",
@@ -283,6 +291,7 @@ class Network:
                     os.kill(int(pid), signal.SIGKILL)
         for name in self.names.values():
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+            shutil.rmtree(NETNS_ETC / name, ignore_errors=True)
 
 
 def wait_for(condition, seconds: float, what: str, step: float = 0.05) -> None:
