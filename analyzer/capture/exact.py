@@ -333,7 +333,7 @@ class Decoder:
             sack_count=len(options.sacks),
             buffer=packet.buffer,
             ip_at=packet.base + ip.at,
-            payload_at=packet.base + at + header_bytes,
+            payload_at=packet.base + min(at + header_bytes, len(packet.data)),
             payload_captured=payload_captured,
         )
         self._blocks += options.sacks
