@@ -201,6 +201,7 @@ def _draw_window(ax: Axes, theme: Theme, back: Direction, times: Any, high: floa
     # the window of a SYN is never scaled (RFC 7323 2.2): it would show a limit that nobody kept to
     known = (ack > np.iinfo(np.int64).min // 2) & ((np.asarray(back.flags) & SYN) == 0)
     edge = (ack + np.asarray(back.window_bytes))[known]
+    _shade_shut(ax, theme, times[known], np.asarray(back.window_bytes)[known] == 0, float(times.max()))
     if len(edge) and edge.min() < high:
         ax.step(times[known], np.maximum.accumulate(edge), where="post", color=theme.window, lw=1.5, ls="--",
                 label="receive window ends here", zorder=2)  # fmt: skip
@@ -223,6 +224,21 @@ def _draw_unseen(ax: Axes, theme: Theme, sent: Direction) -> None:
             ax.annotate(f"{left - at:,} bytes {why}", (0.5, (at + left) / 2), xycoords=("axes fraction", "data"), ha="center",
                         va="center", fontsize=12.5, fontweight="bold", color=theme.ink, path_effects=_halo(theme))  # fmt: skip
         at = max(at, right)
+
+
+def _shade_shut(ax: Axes, theme: Theme, at: Any, shut: Any, until_s: float) -> None:
+    """The times during which the receiver let nothing more come."""
+    since: float | None = None
+    spans: list[tuple[float, float]] = []
+    for when, closed in zip([*at.tolist(), until_s], [*shut.tolist(), False], strict=True):
+        if closed and since is None:
+            since = when
+        elif not closed and since is not None:
+            spans.append((since, when))
+            since = None
+    for n, (left, right) in enumerate(spans):
+        total = wording.duration(sum(b - a for a, b in spans))
+        ax.axvspan(left, right, color=theme.band, zorder=0, label=None if n else f"window shut ({total} in all)")
 
 
 def _draw_sacks(ax: Axes, theme: Theme, back: Direction, origin_ns: int) -> None:
@@ -320,15 +336,19 @@ def size_fate(path: Path, ax: Axes | None = None, *, dark: bool = False) -> Axes
     low, high = path.mtu_at_least, path.mtu_below
     if low and high:
         ax.axvspan(low, high, color=theme.band, zorder=0)
-        ax.annotate(f"path MTU: at least {low:,},\nbelow {high:,} bytes", (low, 2.62), xytext=(-8, 0), ha="right", va="center",
-                    textcoords="offset points", fontsize=12.5, fontweight="bold", color=theme.ink)  # fmt: skip
+        beside = low > 0.4 * max(largest, high)  # room for the words on the left of the band; else they stand in it
+        ax.annotate(
+            f"path MTU: at least {low:,},\nbelow {high:,} bytes", (low, 2.62), xytext=(-8 if beside else 8, 0),
+            ha="right" if beside else "left", va="center", textcoords="offset points", fontsize=12.5, fontweight="bold",
+            color=theme.ink,
+        )  # fmt: skip
         for edge in (low, high):
             ax.axvline(edge, color=theme.window, lw=1.2, zorder=1)
     _draw_links(ax, theme, path, largest)
     told = {"delivered": "passed", "unknown": "not known", "lost": "lost"}
     ax.set_yticks([y for _, y, *_ in rows], [told[name] for name, *_ in rows])
     ax.set_ylim(-1.75 if path.links else -0.7, 3.0)
-    ax.set_xlim(0, largest * 1.07)
+    ax.set_xlim(0, max(largest, high or 0) * 1.07)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel("size of the IP packet on the wire (bytes)")
     ax.grid(axis="y", visible=False)
