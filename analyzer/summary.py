@@ -43,47 +43,80 @@ def _count(n: int, what: str) -> str:
 
 
 def _symptom(case: Case) -> str | None:
-    """The symptom in one sentence, for the destination with the most hanging mails."""
+    """The symptom in one sentence: what hangs, what passes, from which packet size on, and what passes elsewhere."""
     receiver_of = {c.id: c.server.ip for c in case.connections}
-    stuck_connections = {k for f in case.findings if f.role == "cause" for k in f.connections}
+    blamed = {m for f in case.findings if f.role == "cause" and f.severity in ("high", "critical") for m in f.messages}
     hung: dict[str, list[Message]] = defaultdict(list)
     passed: dict[str, list[Message]] = defaultdict(list)
     for m in case.messages:
-        if m.outcome in HANGING or (m.outcome == "unknown" and m.connection in stuck_connections):
+        if m.outcome in HANGING or (m.id in blamed and m.outcome != "delivered"):
             hung[receiver_of[m.connection]].append(m)
         elif m.outcome == "delivered":
             passed[receiver_of[m.connection]].append(m)
     if not hung:
         return None
-    worst = sorted(hung, key=lambda r: -len(hung[r]))[:3]
-    parts = [_one_destination(r, hung[r], passed.get(r, [])) for r in worst]
-    others = [m for r, ms in passed.items() if r not in hung for m in ms]
-    smallest = min((m.largest_packet_bytes for ms in hung.values() for m in ms if m.largest_packet_bytes), default=None)
-    tail = ""
-    if others and smallest:
-        large = sum(1 for m in others if (m.largest_packet_bytes or 0) >= smallest)
-        if large:
-            tail = f" To other destinations {_count(large, 'mail')} in packets at least as large passed."
-    return " ".join(parts) + tail
+    by_size = [r for r in hung if _size_decides(hung[r], passed.get(r, []), _narrow(case, r))]
+    others = [r for r in hung if r not in by_size]
+    lines = []
+    if by_size:
+        lines.append(_by_size(by_size, hung, passed))
+    if others:
+        also = " as well" if by_size else ""
+        count = sum(len(hung[r]) for r in others)
+        there = sum(len(passed.get(r, [])) for r in others)
+        lines.append(
+            f"{_count(count, 'mail')} to {_names(others)} {'hangs' if count == 1 else 'hang'}{also}"
+            + (f", {there} passed there" if there else "")
+            + "."
+        )
+    return " ".join(lines)
 
 
-def _one_destination(receiver: str, hung: list[Message], passed: list[Message]) -> str:
-    sizes = [m.size for m in hung if m.size]
-    of = f" ({_range(sizes)} bytes)" if sizes else ""
-    text = f"{_count(len(hung), 'mail')} to {receiver} {'hangs' if len(hung) == 1 else 'hang'}{of}"
-    if passed:
-        good = [m.size for m in passed if m.size]
-        text += f", {_count(len(passed), 'mail')} passed" + (f" ({_range(good)} bytes)" if good else "")
-        worst = max((m.largest_packet_bytes or 0 for m in passed), default=0)
-        first = min((m.largest_packet_bytes or 0 for m in hung), default=0)
-        if worst and first and worst < first:
-            text += f": all that needed a packet of {first} bytes or more hang, all with at most {worst} pass"
+def _narrow(case: Case, receiver: str) -> bool:
+    return any(p.receiver == receiver and p.verdict in ("black-hole", "icmp-ignored") for p in case.paths)
+
+
+def _size_decides(hung: list[Message], passed: list[Message], narrow: bool) -> bool:
+    """Every mail that passed needed smaller packets than every one that hangs."""
+    first = min((m.largest_packet_bytes or 0 for m in hung), default=0)
+    worst = max((m.largest_packet_bytes or 0 for m in passed), default=0)
+    return bool(first) and worst < first and (bool(passed) or narrow)
+
+
+def _by_size(receivers: list[str], hung: dict[str, list[Message]], passed: dict[str, list[Message]]) -> str:
+    bad = [m for r in receivers for m in hung[r]]
+    good = [m for r in receivers for m in passed.get(r, [])]
+    first = min(m.largest_packet_bytes or 0 for m in bad)
+    text = f"{_count(len(bad), 'mail')} to {_names(receivers)} {'hangs' if len(bad) == 1 else 'hang'}"
+    text += f"{_mail_sizes(bad)}, {'' if len(bad) == 1 else 'each '}in need of a packet of {first} bytes or more"
+    if good:
+        worst = max(m.largest_packet_bytes or 0 for m in good)
+        text += f", while {_count(len(good), 'mail')}{_mail_sizes(good)} in packets of at most {worst} bytes passed"
+    elsewhere = {
+        r: [m for m in ms if (m.largest_packet_bytes or 0) >= first] for r, ms in passed.items() if r not in hung
+    }
+    large = sum(len(ms) for ms in elsewhere.values())
+    if large:
+        hosts = sum(1 for ms in elsewhere.values() if ms)
+        text += f"; {_count(large, 'mail')} in packets that large passed to {_count(hosts, 'other host')}"
     return text + "."
 
 
-def _range(values: list[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
+def _names(receivers: list[str]) -> str:
+    """Up to three of them by name."""
+    named = receivers if len(receivers) <= 3 else receivers[:2]
+    rest = len(receivers) - len(named)
+    if rest:
+        return f"{', '.join(named)} and {rest} other hosts"
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+def _mail_sizes(mails: list[Message]) -> str:
+    sizes = [m.size for m in mails if m.size]
+    if not sizes:
+        return ""
+    low, high = min(sizes), max(sizes)
+    return f" ({low if low == high else f'{low} to {high}'} bytes)"
 
 
 def limits(case: Case) -> list[str]:
@@ -104,14 +137,32 @@ def limits(case: Case) -> list[str]:
             )
         if not capture.complete:
             out.append(f"{capture.path} was not read to its end: a fault behind it is not seen.")
-    vantages = {c.vantage for c in case.connections}
-    hidden = [p for p in case.paths if p.verdict == "black-hole" and not p.icmp_frames]
-    if hidden:
+    return out + _next_capture(case)
+
+
+def _next_capture(case: Case) -> list[str]:
+    """What the place of the capture hides, and where the next one would show it."""
+    out = []
+    holes = [p for p in case.paths if p.verdict == "black-hole"]
+    if any(not p.icmp_frames for p in holes):
         out.append(
-            'No ICMP "fragmentation needed" means: none is visible at this point of capture. It may die before it.'
+            'That no ICMP "fragmentation needed" is seen means: none at this point of capture. '
+            "It may be sent, and die on its way back before it gets here."
         )
-    if vantages == {"server-side"} and hidden:
+    vantages = {p.vantage for p in holes}
+    if "server-side" in vantages:
         out.append(
-            "Captured at the receiver: the sender's resends are not seen. A capture at the sender would prove the loss."
+            "Captured near the receiver: the sender's resends are not seen. A capture at the sending host at the same time "
+            "would prove the loss."
+        )
+    if "client-side" in vantages and holes:
+        out.append(
+            "Captured near the sender: where on the way the large packets die is not seen. A capture on the far side of each "
+            "router in turn finds the narrow link."
+        )
+    if "middle" in vantages:
+        out.append(
+            "Captured on the way: whether the ICMP reaches the sending host is not seen. Capture there to tell a filter on the "
+            "way from a host that ignores it."
         )
     return out
