@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from . import case as c
 from .capture.packets import CaptureInfo, IcmpError, address_text
 from .capture.reading import ReadOptions, read
@@ -17,12 +19,13 @@ from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
 from .detect.engine import Draft, judge
 from .detect.facts import Subject
+from .detect.regular import RegularGroup
 from .detect.rule import load
 from .smtp.dialogue import Mail
 from .smtp.terminator import LENGTH
 from .summary import limits, summarize
 from .tcp.connections import Group, Tracker
-from .tcp.delivery import Trace, measure
+from .tcp.delivery import Delivery, Trace, measure
 from .tcp.path_mtu import examine
 
 FourTuple = tuple[int, int, int, int]  # (source, source port, destination, destination port)
@@ -38,6 +41,7 @@ class Options:
     max_bytes: int | None = None
     jobs: int = 1
     engine: str = "auto"
+    shortcuts: bool = True  # False: every connection goes the long way (tests compare)
 
 
 def analyze(
@@ -160,16 +164,58 @@ class _Analysis:
         if not len(group):
             return
         delivery = measure(group)
-        for k in range(len(group)):
-            self._take_connection(delivery.trace(k))
+        self.counts["tcp_connections"] += len(group)
+        regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns) if self.options.shortcuts else None
+        for k, silent in enumerate(self._silent(delivery)):
+            if silent:
+                self._next_key += 1
+                self.counts["not_smtp"] += 1
+                continue
+            talk = regular.talk(k, self._next_key, self._next_mail) if regular else None
+            if talk is None or regular is None or not self._is_smtp(talk):
+                self._take_connection(delivery.trace(k))
+                continue
+            self._next_key += 1
+            self._next_mail += len(talk.mails)
+            self.talks.append(talk)
+            for direction, ends in enumerate(((talk.client[0], talk.server[0]), (talk.server[0], talk.client[0]))):
+                ledger = self._ledger(ends)
+                regular.add_to(ledger, k, direction, talk)
+                if not direction:
+                    ledger.messages += [m.key for m in talk.mails]
+
+    def _silent(self, delivery: Delivery) -> list[bool]:
+        """Per connection: nobody said anything (scans, floods), so that it is no SMTP."""
+        if self.options.all_tcp:
+            return [False] * len(delivery.group)
+        spoken = np.append(0, np.cumsum(delivery.group.table.payload_bytes > 0))[delivery.group.first]
+        silent: list[bool] = (np.diff(spoken) == 0).tolist()
+        return silent
+
+    def _quoted(self, delivery: Delivery) -> Any:
+        """Mask of the connections that some ICMP error quotes."""
+        quoted = np.zeros(len(delivery.group), bool)
+        if self._by_flow:
+            heads = delivery.group.table[delivery.group.first[:-1]]
+            columns = (heads.src_hi, heads.src_lo, heads.src_port, heads.dst_hi, heads.dst_lo, heads.dst_port)
+            for k, (a, b, port, c, d, other) in enumerate(zip(*(x.tolist() for x in columns), strict=True)):
+                one, two = (a << 64 | b, port), (c << 64 | d, other)
+                quoted[k] = (*one, *two) in self._by_flow or (*two, *one) in self._by_flow
+        return quoted
+
+    def _ledger(self, ends: tuple[str, str]) -> paths.PathLedger:
+        ledger = self.ledgers.get(ends)
+        if ledger is None:
+            ledger = self.ledgers[ends] = paths.PathLedger(*ends)
+        ledger.capture_end_ns = max(ledger.capture_end_ns, self.clock_ns)
+        return ledger
 
     def _take_connection(self, trace: Trace) -> None:
-        self.counts["tcp_connections"] += 1
         key = self._next_key
         self._next_key += 1
         trace.icmp = self._icmp_of(trace)
         talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail)
-        is_smtp = self._is_smtp(trace, talk)
+        is_smtp = self._is_smtp(talk)
         if not is_smtp and not self.options.all_tcp:
             self.counts["not_smtp"] += 1
             return
@@ -178,11 +224,11 @@ class _Analysis:
         self._used_icmp.update((e.capture, e.frame) for e in trace.icmp)
         self._weigh(key, trace, talk)
 
-    def _is_smtp(self, trace: Trace, talk: mails.Talk) -> bool:
+    def _is_smtp(self, talk: mails.Talk) -> bool:
         """An SMTP dialogue; or, on a port of SMTP, data of which the beginning was not captured or is TLS."""
         if talk.dialogue.is_smtp:
             return True
-        return trace.server.port in self.options.ports and talk.client_bytes + talk.server_bytes > 0
+        return talk.server[1] in self.options.ports and talk.client_bytes + talk.server_bytes > 0
 
     def _icmp_of(self, trace: Trace) -> list[IcmpError]:
         if not self._by_flow:
@@ -195,11 +241,7 @@ class _Analysis:
     def _weigh(self, key: int, trace: Trace, talk: mails.Talk) -> None:
         for sighting, sender_is in zip(examine(trace, self.clock_ns), ("client", "server"), strict=True):
             ends = (trace.client.ip, trace.server.ip)
-            pair = ends if sender_is == "client" else ends[::-1]
-            ledger = self.ledgers.get(pair)
-            if ledger is None:
-                ledger = self.ledgers[pair] = paths.PathLedger(*pair)
-            ledger.capture_end_ns = max(ledger.capture_end_ns, self.clock_ns)
+            ledger = self._ledger(ends if sender_is == "client" else ends[::-1])
             stuck: list[int] = []
             if sender_is == "client":
                 ledger.messages += [m.key for m in talk.mails]

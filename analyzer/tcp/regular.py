@@ -158,6 +158,8 @@ class _Surveying:
         before[1:] = top[:-1]
         before[self.bounds[:-1][np.diff(self.bounds) > 0]] = 0
         odd: Bools = self.data & ((d.seq > before) | (d.seq < 0) | ((d.seq < before) & (d.end > before)) | self.syn)
+        # an ACK that points beyond bytes that come only later
+        odd |= ((t.flags & (SYN | RST)) == 0) & (d.seq > before) & (before < d.sent[self.direction])
         odd |= (self.data & (t.payload_captured != t.payload_bytes)) | (t.fragments > 0) | d.duplicate
         odd |= (t.window == 0) & ((t.flags & (SYN | RST)) == 0)
         odd[1:] |= (t.time_ns[1:] < t.time_ns[:-1]) & (self.direction[1:] == self.direction[:-1])
