@@ -430,8 +430,9 @@ class _Columns:
 def _options(options: Fields, size: Array, columns: dict[str, Array]) -> npt.NDArray[np.uint32]:
     """The columns of the TCP options (`size` bytes of them per packet); returns the SACK blocks.
 
-    Nearly all packets carry NOP, NOP, timestamps (RFC 7323 appendix A) and nothing else; the others are walked option
-    by option, all packets in step.
+    Two layouts are read where they stand: NOP, NOP, timestamps (RFC 7323 appendix A), which nearly all packets carry,
+    and the SYN of Linux: MSS, SACK permitted, timestamps, NOP, window scale. The others are walked option by option,
+    all packets in step.
     """
     n = len(size)
     usual = (size == 12) & (options.u4(0) == 0x0101080A)
@@ -443,10 +444,24 @@ def _options(options: Fields, size: Array, columns: dict[str, Array]) -> npt.NDA
     columns["sack_permitted"] = np.zeros(n, bool)
     columns["sack_at"] = np.zeros(n, np.int32)
     columns["sack_count"] = np.zeros(n, np.uint8)
-    rows = np.flatnonzero((size > 0) & ~usual)
-    if not len(rows):
-        return np.empty((0, 2), np.uint32)
-    return _walk_options(options, size, rows, columns)
+    others = np.flatnonzero((size > 0) & ~usual)
+    if len(others):
+        others = _linux_syn(options, size, others, columns)
+    return _walk_options(options, size, others, columns) if len(others) else np.empty((0, 2), np.uint32)
+
+
+def _linux_syn(options: Fields, size: Array, rows: Rows, columns: dict[str, Array]) -> Rows:
+    """Reads the rows that have the layout of a Linux SYN; gives back the others."""
+    is_syn = (size[rows] == 20) & (options.u2(0)[rows] == 0x0204) & (options.u4(4)[rows] == 0x0402080A)
+    is_syn &= options.u4(16)[rows] >> 8 == 0x010303
+    syn = rows[is_syn]
+    columns["mss"][syn] = options.u2(2)[syn]
+    columns["sack_permitted"][syn] = columns["has_ts"][syn] = True
+    columns["ts_val"][syn] = options.u4(8)[syn]
+    columns["ts_ecr"][syn] = options.u4(12)[syn]
+    columns["window_scale"][syn] = np.minimum(options.u1(19)[syn], 14)
+    others: Rows = rows[~is_syn]
+    return others
 
 
 def _walk_options(options: Fields, size: Array, rows: Rows, columns: dict[str, Array]) -> npt.NDArray[np.uint32]:

@@ -59,7 +59,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "sack_count": ("u1", "number of SACK blocks"),
     "buffer": ("u1", "which of `buffers` holds the bytes"),
     "ip_at": ("i8", "offset of the IP header in that buffer (of the first fragment)"),
-    "payload_at": ("i8", "offset of the TCP payload in that buffer; where the captured bytes end, if that is before it"),
+    "payload_at": (
+        "i8",
+        "offset of the TCP payload in that buffer; where the captured bytes end, if that is before it",
+    ),
     "payload_captured": ("i4", "payload bytes present in that buffer, from payload_at on"),
 }
 

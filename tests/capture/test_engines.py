@@ -25,8 +25,17 @@ sack = (
 syn_options = st.permutations([b"\x02\x04\x05\xb4", b"\x04\x02", b"\x08\x0a" + bytes(8), b"\x01", b"\x03\x03\x07"]).map(
     b"".join
 )
+linux_syn = st.binary(min_size=11, max_size=11).map(
+    lambda v: b"\x02\x04" + v[:2] + b"\x04\x02\x08\x0a" + v[2:10] + b"\x01\x03\x03" + v[10:]
+)
 tcp_options = st.one_of(
-    st.just(b""), timestamps, sack, st.builds(bytes.__add__, timestamps, sack), syn_options, st.binary(max_size=40)
+    st.just(b""),
+    timestamps,
+    linux_syn,
+    sack,
+    st.builds(bytes.__add__, timestamps, sack),
+    syn_options,
+    st.binary(max_size=40),
 ).map(lambda options: options[:40])
 payloads = st.sampled_from([b"", b"EHLO a.example\r\n", b"helo b\r\n", b"220 c ESMTP\r\n", b"x" * 60, b"EH"])
 
