@@ -183,6 +183,7 @@ class _Told:
         self.finding, self.pictures = finding, pictures
         self.captures = len(case.captures)
         self.paths = [p for p in case.paths if p.id in finding.paths]
+        self.logs = wording.logs(case, finding)
 
     @property
     def affected(self) -> str:

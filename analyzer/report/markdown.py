@@ -71,6 +71,8 @@ def _finding(case: Case, finding: Finding) -> list[str]:
         blocks += ["**Evidence**", "\n".join(shown)]
     blocks += _list("Why nothing else", [f"{markdown(r.hypothesis)}: {markdown(r.why_not)}" for r in finding.rivals])
     blocks += _list("What speaks against it", [markdown(a) for a in finding.against])
+    logs = [f"{markdown(whose)}: {markdown_code(line)}" for whose, line in wording.logs(case, finding)]
+    blocks += _list("What the mail servers will have logged", logs)
     if finding.remedies:
         blocks += ["**What to do, and who**", "\n".join(_remedy(r) for r in finding.remedies)]
     return blocks

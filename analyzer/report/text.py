@@ -108,6 +108,8 @@ def _finding(console: Console, case: Case, finding: Finding) -> None:
         _labelled(console, label_text, visible(text))
     for label_text, rival in zip(_once("Not"), finding.rivals, strict=False):
         _labelled(console, label_text, f"{visible(rival.hypothesis)}: {visible(rival.why_not)}")
+    for label_text, (whose, line) in zip(_once("Logs"), wording.logs(case, finding), strict=False):
+        _labelled(console, label_text, f"{whose}: {visible(line)}")
     for label_text, remedy in zip(_once("Do"), finding.remedies, strict=False):
         _remedy(console, label_text, remedy)
 

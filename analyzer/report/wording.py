@@ -64,7 +64,8 @@ def headline(case: Case) -> list[str]:
             told = case.summary or [f.title for f in ordered(case.findings) if f.explained_by is None]
             return [visible(line) for line in told]
         case "clean":
-            return [f"Clean: {_counted(case.messages)}; no black hole, split end, mask or stall."]
+            seen = "Clean as far as can be seen" if any(m.outcome == "unknown" for m in case.messages) else "Clean"
+            return [f"{seen}: {_counted(case.messages)}; no black hole, split end, mask or stall."]
         case "partial":
             if not any(c.frames for c in case.captures):
                 return ["Nothing could be read."]
@@ -76,9 +77,10 @@ def headline(case: Case) -> list[str]:
 
 
 def checked(case: Case, *, times: bool = True) -> str:
-    """What was looked at: captures, connections, mails, destinations, time."""
+    """What was looked at: captures, connections, mails, servers, time; in short without folders and times."""
     smtp = [c for c in case.connections if c.is_smtp]
-    names = ", ".join(visible(c.path, 60) for c in case.captures[:3]) + (", ..." if len(case.captures) > 3 else "")
+    paths = [c.path if times else c.path.rstrip("/").rpartition("/")[2] for c in case.captures[:3]]
+    names = ", ".join(visible(path, 60) for path in paths) + (", ..." if len(case.captures) > 3 else "")
     parts = []
     if smtp:
         servers = len({c.server.ip for c in smtp})
@@ -109,12 +111,28 @@ def fates(case: Case) -> dict[int, str]:
 
 
 def _counted(messages: Sequence[Message]) -> str:
-    counted = Counter(m.outcome for m in messages)
+    """How many mails were delivered, and what became of the others."""
     if not messages:
         return "no mail was sent"
-    if counted["delivered"] == len(messages):
-        return f"{len(messages):,} of {plural(len(messages), 'mail')} delivered"
-    return ", ".join(f"{n:,} {OUTCOME[outcome]}" for outcome, n in counted.most_common())
+    counted: Counter[str] = Counter(m.outcome for m in messages)
+    parts = [f"{counted.pop('delivered', 0):,} of {plural(len(messages), 'mail')} delivered"]
+    unseen = counted.pop("unknown", 0)
+    parts += [f"{n:,} {OUTCOME[outcome]}" for outcome, n in counted.most_common()]
+    if unseen:
+        parts.append(
+            f"the outcome of {unseen:,} is not visible" + (" (TLS)" if all(m.via == "tls" for m in messages) else "")
+        )
+    return ", ".join(parts)
+
+
+def logs(case: Case, finding: Finding) -> list[tuple[str, str]]:
+    """What the mail servers of the first connection that has it will have logged: (whose log, line)."""
+    named = set(finding.connections)
+    connection = next((c for c in case.connections if c.id in named and c.expected_log), None)
+    if connection is None:
+        return []
+    whose = {"client": f"client {connection.client.ip}", "server": f"server {connection.server.ip}"}
+    return [(whose.get(side, side), line) for side, line in connection.expected_log.items()]
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,25 @@ def test_a_clean_capture_takes_two_lines(clean: Case) -> None:
         "Checked incident.pcapng: 118 connections, 118 mails, 16 servers, 18,234 frames.",
         "Clean: 118 of 118 mails delivered; no black hole, split end, mask or stall.",
     ]
+
+
+def test_what_tls_hides_is_not_called_clean_without_a_word(clean: Case) -> None:
+    """Mails whose outcome can not be seen are counted as such."""
+    clean.messages = [replace(m, outcome="unknown", reply_code=None, via="tls") for m in clean.messages]
+    said = "Clean as far as can be seen: 0 of 118 mails delivered, the outcome of 118 is not visible (TLS);"
+    assert said in " ".join(render(clean).split())
+
+
+def test_refused_mails_are_told(clean: Case) -> None:
+    """Greylisting is no fault of the path, but it is said."""
+    clean.messages = [replace(m, outcome="deferred", reply_code=450) for m in clean.messages[:1]]
+    assert "Clean: 0 of 1 mail delivered, 1 refused for now (4xx);" in render(clean)
+
+
+def test_the_log_lines_to_look_for_are_told(incident: Case) -> None:
+    """Whoever has only the log finds the line that belongs to the finding."""
+    said = "Logs client 192.0.2.10: timed out while sending end of data -- message may be sent more than once"
+    assert said in " ".join(render(incident).split())
 
 
 def test_a_capture_that_is_cut_off_is_never_clean(broken: Case) -> None:
