@@ -80,7 +80,7 @@ class BodySearch:
                 size = None if start is None else size_end - start
                 return Body(start, end, terminator_end, seen_from, terminator_end, size), End.SEEN
             cursor.move(cursor.piece_end)
-        return Body(start, None, None, seen_from, cursor.end), End.NOT_SEEN
+        return Body(start, None, None, seen_from, max(seen_from, cursor.end)), End.NOT_SEEN
 
     def _hidden(self, start: int | None, seen_from: int) -> tuple[Body, End]:
         return Body(start, None, None, seen_from, max(seen_from, self._cursor.pos)), End.HIDDEN
