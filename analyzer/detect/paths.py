@@ -713,7 +713,7 @@ class _Weighing:
         assert main is not None
         f["stalled_s"] = (main.acked_ns or max(main.last_ns, main.first_ns)) / 1e9 - main.first_ns / 1e9
         dead = f.get("both_directions_silent") or (f.get("small_failed_after") and not f.get("small_passed_after"))
-        if dead and (main.acked_ns is None or self._more_than_loss(main)):
+        if dead and self._more_than_loss(main):
             f["outage_s"] = f["stalled_s"]
             f["outage_ended"] = main.acked_ns is not None
             self._add(

@@ -593,8 +593,11 @@ def _hole(
     header = (40 if d.table.ip_version[0] == 4 else 60) + (12 if bool(d.table.has_ts.any()) else 0)
     fits = full is not None and length % full[0] == 0
     lost = length + header
-    if full is not None and lost > full[1]:
-        lost = full[1]
+    if full is not None:
+        lost = min(lost, full[1])
+    else:
+        # without the handshake: what was seen to arrive, or Ethernet, bounds what one packet can have been
+        lost = min(lost, max(1500, int(d.ip_bytes[~d.offloaded].max(initial=0))))
     _, proofs, failed = _peer_resend_verdict(d, since - 1, until)
     answered = True if proofs else (False if failed else None)
     segments = length // full[0] if full is not None else None
