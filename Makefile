@@ -74,7 +74,8 @@ fuzz: venv
 	$(BIN)/python tests/fuzz/run.py
 
 notebooks: venv
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 # Writes the outputs that README.md and docs/ show anew; the tests demand that they are true.
 docs: venv

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import case as _case
-from .errors import UsageError
+from .errors import CaptureError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +198,10 @@ class Case:
 
         if any(capture.path == "-" for capture in self._found.captures):
             raise UsageError("a capture that came through stdin cannot be read again: name a file")
-        traces = analysis.traces(self._found, connections)
+        try:
+            traces = analysis.traces(self._found, connections)
+        except KeyError as error:
+            raise CaptureError(error.args[0]) from None
         icmp = {(error.capture, error.frame): error for error in self.data.icmp}
         return {
             id: dataclasses.replace(
@@ -348,7 +351,7 @@ class Plots:
         """Time-sequence graph: each segment with its fate, resends, ACK line, SACKs, window, ICMP."""
         from .report import plots
 
-        return plots.sequence(self._case.trace(connection), ax=ax, **style)
+        return plots.sequence(self._case.trace(connection), ax=_shown(ax), **style)
 
     def size_fate(self, path: int, ax: Axes | None = None, **style: Any) -> Axes:
         """Packet sizes of a path against delivered or lost, with the bracket of its path MTU."""
@@ -356,32 +359,43 @@ class Plots:
 
         for candidate in self._case.data.paths:
             if candidate.id == path:
-                return plots.size_fate(candidate, ax=ax, **style)
+                return plots.size_fate(candidate, ax=_shown(ax), **style)
         raise UsageError(f"this case has no path {path}; it has 1 to {len(self._case.data.paths)}")
 
     def ladder(self, connection: int, ax: Axes | None = None, **style: Any) -> Axes:
         """The dialogue of a connection as arrows between two hosts, with times and the cuts of the mail's end."""
         from .report import plots
 
-        return plots.ladder(self._case.trace(connection), ax=ax, **style)
+        return plots.ladder(self._case.trace(connection), ax=_shown(ax), **style)
 
     def sizes(self, destination: str, ax: Axes | None = None, **style: Any) -> Axes:
         """The mails to one server by size and outcome: a word passes, a hundred words do not."""
         from .report import plots
 
-        return plots.sizes(self._case.data, destination, ax=ax, **style)
+        return plots.sizes(self._case.data, destination, ax=_shown(ax), **style)
 
     def timeline(self, ax: Axes | None = None, **style: Any) -> Axes:
         """The mails of the case over time, by destination and outcome."""
         from .report import plots
 
-        return plots.timeline(self._case.data, ax=ax, **style)
+        return plots.timeline(self._case.data, ax=_shown(ax), **style)
 
     def save(self, folder: PathLike) -> list[Path]:
         """The plots that prove the causes, each as PNG and SVG in `folder`; the files written."""
         from .report import plots
 
         return plots.write_plots(self._case.data, self._case.proving_traces, Path(folder))
+
+
+def _shown(ax: Axes | None) -> Axes:
+    """The Axes given, or those of a new pyplot figure, which a notebook shows by itself and a script by plt.show()."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    from .report.plots import FIGURE_INCHES
+
+    return plt.subplots(figsize=FIGURE_INCHES, layout="constrained")[1]
 
 
 def _saved(text: str, path: PathLike | None) -> str:

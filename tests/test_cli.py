@@ -426,7 +426,9 @@ def test_every_document_is_written(written: tuple[Path, str]) -> None:
 def test_redacted_means_everywhere(written: tuple[Path, str], samples: Path) -> None:
     """With --redact no output holds an address, a host name or a file name of the capture."""
     folder, text = written
-    outputs = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} | {Path("stdout"): text.encode()}
+    outputs = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} | {
+        Path("stdout"): text.encode()
+    }
     for secret in (b"10.1.0.2", b"10.3.0.1", b"10.3.0.2", b"example.net", b"incident.pcapng"):
         for file, content in outputs.items():
             assert secret not in content, (file, secret)
