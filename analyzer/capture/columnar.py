@@ -7,14 +7,16 @@ needs as columns of those rows:
     network   is it an ordinary TCP packet, and are its ports wanted     (most packets end here in a mixed capture)
     transport the columns of the packet table                            (TCP options included)
 
-What is not ordinary is declined: IP options, extension headers, fragments, tunnels, ICMP errors, packets cut off inside
-their headers, rare link types. The exact engine takes those. Bytes after the end of a packet are gathered along with it
+Tunnels over IPv4 (IP in IP, plain GRE, VXLAN, GENEVE) lead from the second sieve back to it, one IP header further in.
+What is not ordinary is declined: IP options, extension headers, fragments, other tunnels, ICMP errors, packets cut off
+inside their headers, rare link types. The exact engine takes those. Bytes after the end of a packet are gathered along with it
 (they belong to the next record); nothing is concluded from them, because each sieve first asks what was captured.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ from .exact import (
     IP6,
     IP6_IN_IP,
     IP_IN_IP,
+    MAX_DEPTH,
     MPLS,
     PPPOE_SESSION,
     SIZED_EXTENSIONS,
@@ -101,11 +104,27 @@ _GREETING_STARTS = _set(frozenset(int.from_bytes(g[:2]) for g in GREETINGS), 655
 
 
 @dataclass(slots=True)
-class _Found:
-    """Wanted TCP packets: which record, and where the IP header lies."""
+class _Packets:
+    """Some packets of a batch on their way through the sieves."""
 
-    row: Rows
-    ip_at: Rows
+    row: Rows  # which record
+    at: Rows  # where the next header lies
+    captured: Rows  # bytes present from there on
+    depth: int = 0  # IP headers in front of it
+    outer_bytes: Array | None = None  # length of the outermost IP packet, inside a tunnel
+    tags: int = 0  # VLAN tags in front of it
+
+    def pick(self, rows: Rows | Mask, skip: Array | int = 0) -> _Packets:
+        """Some of them, `skip` bytes further on."""
+        outer = None if self.outer_bytes is None else self.outer_bytes[rows]
+        return _Packets(self.row[rows], self.at[rows] + skip, self.captured[rows] - skip, self.depth, outer, self.tags)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Wanted TCP packets whose IP headers, of one version, lie at `packets.at`."""
+
+    packets: _Packets
     version: int
 
 
@@ -160,8 +179,8 @@ class _Sieve:
             rows, captured = rows[~short], captured[~short]
             if not len(rows):
                 return
-        at = records.at[rows]
-        fields = Fields(records.buffer, at, SIEVE_BYTES)
+        packets = _Packets(rows, records.at[rows] + header_bytes, captured - header_bytes)
+        fields = Fields(records.buffer, records.at[rows], SIEVE_BYTES)
         if link_type == 1:
             ethertype = fields.u2(12)
         elif link_type == 113:
@@ -178,63 +197,62 @@ class _Sieve:
             ethertype = np.array([IP4 if v == 4 else IP6 if v == 6 else 0 for v in range(16)], np.uint16)[
                 fields.u1(0) >> 4
             ]
-        self.network(
-            fields.skip(header_bytes), rows, at + header_bytes, ethertype.astype(np.uint16), captured - header_bytes, 0
-        )
+        self.network(fields.skip(header_bytes), packets, ethertype.astype(np.uint16))
 
     def _cooked_direction(self, rows: Rows, outgoing: Mask) -> None:
         if self.outgoing is self.records.outgoing:
             self.outgoing = self.outgoing.copy()
         self.outgoing[rows] = outgoing
 
-    def network(self, ip: Fields, rows: Rows, at: Rows, ethertype: Array, captured: Array, tags: int) -> None:
-        """Packets whose IP headers (or VLAN tags) lie at `at`; `captured` bytes of each from there on."""
-        is4 = ethertype == IP4
+    def network(self, ip: Fields, packets: _Packets, ethertype: Array) -> None:
+        """Packets whose IP headers (or VLAN tags) lie at `packets.at`; `ip` reads from there."""
         # An ordinary TCP packet: no options in the IP header, no fragment, long enough for a TCP header (total length 0:
         # as long as the frame), as captured.
         tcp4 = (
-            is4
+            (ethertype == IP4)
             & (ip.u1(9) == TCP)
             & (ip.u1(0) == 0x45)
             & (ip.u2(6) & 0x3FFF == 0)
             & (ip.u2(2) - np.uint16(1) >= 39)
-            & (captured >= 40)
+            & (packets.captured >= 40)
         )
-        self._tcp(ip.skip(20), rows, at, tcp4, 4)
+        if packets.depth:
+            tcp4 &= ip.u2(2) != 0  # the frame does not tell the length of what is inside
+        self._tcp(ip.skip(20), packets, tcp4, 4)
         if tcp4.all():
             return
-        tcp6 = (ethertype == IP6) & (ip.u1(6) == TCP) & (ip.u1(0) >> 4 == 6) & (captured >= 60)
+        tcp6 = (ethertype == IP6) & (ip.u1(6) == TCP) & (ip.u1(0) >> 4 == 6) & (packets.captured >= 60)
         if tcp6.any():
             tcp6 &= ip.u2(4) - np.uint16(1) >= 19
-            self._tcp(ip.skip(40), rows, at, tcp6, 6)
+            if packets.depth:
+                tcp6 &= ip.u2(4) != 0
+            self._tcp(ip.skip(40), packets, tcp6, 6)
         rest = np.flatnonzero(~(tcp4 | tcp6))
         if len(rest):
-            self._others(ip, rows, at, ethertype, captured, tags, rest)
+            self._others(ip, packets, ethertype, rest)
 
-    def _others(
-        self, ip: Fields, rows: Rows, at: Rows, ethertype: Array, captured: Array, tags: int, rest: Rows
-    ) -> None:
-        """What is no ordinary TCP packet is counted by what it is, or declined."""
+    def _others(self, ip: Fields, packets: _Packets, ethertype: Array, rest: Rows) -> None:
+        """What is no ordinary TCP packet is followed further in, counted by what it is, or declined."""
         ethertype = ethertype[rest]
-        captured = captured[rest]
-        decline = _DECLINED_ETHERTYPES[ethertype]
+        captured = packets.captured[rest]
         is4, is6 = ethertype == IP4, ethertype == IP6
-        if tags < MAX_TAGS:
+        declined_type = _DECLINED_ETHERTYPES[ethertype]
+        self.tally.add("not-ip", int((~(declined_type | is4 | is6)).sum()))
+        done = ~(declined_type | is4 | is6)
+        if packets.tags < MAX_TAGS:
             tagged = _VLANS[ethertype] & (captured >= 4)
             if tagged.any():
-                decline &= ~tagged
-                self._below_tag(rows[rest[tagged]], at[rest[tagged]] + 4, captured[tagged] - 4, tags + 1)
-        else:
-            tagged = np.zeros(len(rest), bool)
-        self.tally.add("not-ip", int((~(decline | tagged | is4 | is6)).sum()))
-        first = ip.u1(0)[rest]
+                self._below_tag(packets.pick(rest[tagged], 4))
+                done |= tagged
+        first, part = ip.u1(0)[rest], ip.u2(6)[rest]
         protocol = ip.u1(9)[rest]
-        part = ip.u2(6)[rest]
-        plain = is4 & (first == 0x45) & (captured >= 20) & (ip.u2(2)[rest] - np.uint16(1) >= 19)
-        plain &= (part & 0x3FFF == 0) | (protocol == UDP)
-        plain &= (protocol != TCP) & ~_DECLINED_PROTOCOLS4[protocol]
-        later = part & 0x1FFF != 0
-        udp = plain & (protocol == UDP) & ~later
+        told = ip.u2(2)[rest]
+        plain = is4 & (first == 0x45) & (captured >= 20) & (told - np.uint16(1) >= 19)
+        plain &= (protocol != TCP) & ((part & 0x3FFF == 0) | (protocol == UDP))
+        inside = plain & (part & 0x3FFF == 0) & (told != 0) & (packets.depth < MAX_DEPTH)
+        done |= self._inside(ip, packets, rest, protocol, inside)
+        plain &= ~_DECLINED_PROTOCOLS4[protocol]
+        udp = plain & (protocol == UDP) & (part & 0x1FFF == 0)
         plain[udp] = ((captured >= 28) & ~_TUNNEL_PORTS[ip.u2(22)[rest]])[udp]
         icmp = plain & (protocol == ICMP)
         plain[icmp] = ((captured >= 28) & ~_ICMP_ERRORS[ip.u1(20)[rest]])[icmp]
@@ -247,28 +265,51 @@ class _Sieve:
         plain6[icmp] = ((captured >= 48) & ~_ICMP6_ERRORS[ip.u1(40)[rest]])[icmp]
         plain |= plain6
         self.tally.add("not-tcp", int(plain.sum()))
-        decline |= (is4 | is6) & ~plain
+        decline = ~(done | plain)
         if decline.any():
-            self.declined.append(rows[rest[decline]])
+            self.declined.append(packets.row[rest[decline]])
 
-    def _below_tag(self, rows: Rows, at: Rows, captured: Array, tags: int) -> None:
-        """IEEE 802.1Q: two bytes of priority and VLAN, then the next ethertype; `at` is behind it."""
-        fields = Fields(self.records.buffer, at - 2, 2 + 40 + 16)
-        self.network(fields.skip(2), rows, at, fields.u2(0).astype(np.uint16), captured, tags)
+    def _below_tag(self, packets: _Packets) -> None:
+        """IEEE 802.1Q: two bytes of priority and VLAN, then the next ethertype; `packets.at` is behind it."""
+        fields = Fields(self.records.buffer, packets.at - 2, 2 + 40 + 16)
+        packets.tags += 1
+        self.network(fields.skip(2), packets, fields.u2(0).astype(np.uint16))
 
-    def _tcp(self, tcp: Fields, rows: Rows, ip_at: Rows, mask: Mask, version: int) -> None:
-        """The rows of `mask` are TCP packets: keeps the wanted ones, counts the others."""
+    def _inside(self, ip: Fields, packets: _Packets, rest: Rows, protocol: Array, may: Mask) -> Mask:
+        """Follows the tunnels among the packets of `may`; tells which have been followed."""
+        may = may & (_DECLINED_PROTOCOLS4[protocol] | ((protocol == UDP) & _TUNNEL_PORTS[ip.u2(22)[rest]]))
+        if not may.any():
+            return may
+        rows, protocol = rest[may], protocol[may]
+        skip, ethertype = _tunnels(ip, rows, protocol)
+        in_ethernet = ethertype == TRANSPARENT_ETHERNET
+        skip[in_ethernet] += 14
+        followed = (skip >= 20) & (packets.captured[rows] >= skip)
+        may[may] = followed
+        rows, skip, ethertype, in_ethernet = rows[followed], skip[followed], ethertype[followed], in_ethernet[followed]
+        if not len(rows):
+            return may
+        inner = packets.pick(rows, skip)
+        if inner.outer_bytes is None:
+            inner.outer_bytes = ip.u2(2)[rows].astype(np.int32)
+        inner.depth, inner.tags = packets.depth + 1, 0
+        fields = Fields(self.records.buffer, inner.at - 2, 2 + 40 + 16)
+        self.network(fields.skip(2), inner, np.where(in_ethernet, fields.u2(0), ethertype).astype(np.uint16))
+        return may
+
+    def _tcp(self, tcp: Fields, packets: _Packets, mask: Mask, version: int) -> None:
+        """The packets of `mask` are TCP: keeps the wanted ones, counts the others."""
         src_port, dst_port = tcp.u2(0), tcp.u2(2)
         wanted = self.wanted.port_mask(src_port, dst_port)
         keep = np.flatnonzero(mask & wanted)
         if len(keep):
-            self.found.append(_Found(rows[keep], ip_at[keep], version))
+            self.found.append(_Found(packets.pick(keep), version))
         others = np.flatnonzero(mask & ~wanted)
         if len(others):
             src_port, dst_port = src_port[others], dst_port[others]
             _count_other(self.tally, src_port, dst_port)
             if self.wanted.discovers:
-                self._discover(rows[others], ip_at[others], version, tcp.u1(12)[others], dst_port)
+                self._discover(packets.row[others], packets.at[others], version, tcp.u1(12)[others], dst_port)
 
     def _discover(self, rows: Rows, ip_at: Rows, version: int, offset: Array, dst_port: Array) -> None:
         """Notes the ports that a HELO is said to. Two bytes are compared for all, the rest for those that match."""
@@ -285,6 +326,24 @@ class _Sieve:
                 self.tally.greeted.add(int(dst_port[i]))
 
 
+def _tunnels(ip: Fields, rows: Rows, protocol: Array) -> tuple[Rows, Array]:
+    """Bytes from the outer IPv4 header to what a tunnel carries, and its ethertype; 0 bytes: not one of the plain ones."""
+    skip = np.zeros(len(rows), np.int64)
+    ethertype = np.full(len(rows), IP4, np.uint16)
+    skip[(protocol == IP_IN_IP) | (protocol == IP6_IN_IP)] = 20
+    ethertype[protocol == IP6_IN_IP] = IP6
+    gre = np.flatnonzero(protocol == GRE)
+    flags = ip.u2(20)[rows[gre]]
+    skip[gre] = np.where(flags == 0, 24, np.where(flags == 0x2000, 28, 0))  # nothing, or a key (RFC 2890)
+    ethertype[gre] = ip.u2(22)[rows[gre]]
+    udp = np.flatnonzero(protocol == UDP)
+    geneve = ip.u2(22)[rows[udp]] == GENEVE_PORT
+    flags = ip.u1(28)[rows[udp]]
+    skip[udp] = np.where(np.where(geneve, flags & 0x3F == 0, flags & 0x08 != 0), 36, 0)
+    ethertype[udp] = np.where(geneve, ip.u2(30)[rows[udp]], TRANSPARENT_ETHERNET)
+    return skip, ethertype
+
+
 def _of_family(family: Array) -> Array:
     """LINKTYPE_NULL: the address family in either byte order; see exact._loopback."""
     value = np.minimum(family.astype(np.uint32), family.astype(np.uint32).byteswap())
@@ -294,6 +353,11 @@ def _of_family(family: Array) -> Array:
     return ethertype
 
 
+def _repeated(values: list[int], found: list[_Found]) -> Array:
+    """A value of each group, once per packet of it."""
+    return np.repeat(np.array(values, np.uint8), [len(f.packets.row) for f in found])
+
+
 class _Columns:
     """Builds the packet table of the packets that the sieve found."""
 
@@ -301,15 +365,24 @@ class _Columns:
         self.records, self.sieve, self.capture = records, sieve, capture
         found = sieve.found
         self.one_version = found[0].version if len({f.version for f in found}) == 1 else 0
+        self.version: Array | None = None
+        self.tunnels = any(f.packets.depth for f in found)
         if len(found) == 1:
-            self.row, self.ip_at = found[0].row, found[0].ip_at
-            self.version: Array | None = None
+            self.row, self.ip_at = found[0].packets.row, found[0].packets.at
+            order: Any = slice(None)
         elif found:
-            row = np.concatenate([f.row for f in found])
+            row = np.concatenate([f.packets.row for f in found])
             order = np.argsort(row, kind="stable")
             self.row = row[order]
-            self.ip_at = np.concatenate([f.ip_at for f in found])[order]
-            self.version = np.repeat(np.array([f.version for f in found], np.uint8), [len(f.row) for f in found])[order]
+            self.ip_at = np.concatenate([f.packets.at for f in found])[order]
+            self.version = _repeated([f.version for f in found], found)[order]
+        if self.tunnels:
+            self.depth = _repeated([f.packets.depth for f in found], found)[order]
+            outer = [
+                np.zeros(len(f.packets.row), np.int32) if f.packets.outer_bytes is None else f.packets.outer_bytes
+                for f in found
+            ]
+            self.outer_bytes = np.concatenate(outer)[order]
 
     def table(self) -> PacketTable:
         if not self.sieve.found:
@@ -339,8 +412,8 @@ class _Columns:
             "captured_bytes": records.captured[row].astype(np.int32),
             "fragments": np.zeros(n, np.uint8),
             "fragment_bytes": np.zeros(n, np.int32),
-            "tunnel_depth": np.zeros(n, np.uint8),
-            "outer_bytes": np.zeros(n, np.int32),
+            "tunnel_depth": self.depth if self.tunnels else np.zeros(n, np.uint8),
+            "outer_bytes": self.outer_bytes if self.tunnels else np.zeros(n, np.int32),
             "buffer": np.zeros(n, np.uint8),
             "ip_at": self.ip_at,
         }

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from analyzer.capture import columnar, framing
+from analyzer.capture.packets import CaptureInfo
+from analyzer.capture.wanted import Tally, Wanted
+from analyzer.capture.windows import Windows
+
 from . import build
 from .tables import assert_equal, read_all
+from .test_exact import ENCAPSULATIONS
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_pcaps"
 
@@ -176,3 +182,20 @@ def test_one_connection_is_read_again() -> None:
     assert_equal(*again)
     assert {int(p) for p in again[0].packets.src_port} == {pair[1], pair[3]}
     assert len(again[0].packets) == ((whole.src_port == pair[1]) | (whole.dst_port == pair[1])).sum()
+
+
+COLUMNAR = [
+    "QinQ", "IPIP", "6in4", "GRE", "gretap", "VXLAN", "VXLAN, old port", "GENEVE, IP inside", "VLAN in VXLAN in VLAN"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLUMNAR)
+def test_usual_tunnels_stay_in_columns(scratch: Path, name: str) -> None:
+    """A capture full of them is no slower than one without."""
+    scratch.write_bytes(build.pcap([ENCAPSULATIONS[name][0]] * 20))
+    windows = Windows(open(scratch, "rb", buffering=0))  # noqa: SIM115 - closed below
+    (records, *_) = framing.read_records(windows, CaptureInfo(1, ""))
+    table, declined = columnar.decode(records, Wanted({25}), 1, Tally())
+    windows.close()
+    assert len(table) == 20
+    assert len(declined) == 0
