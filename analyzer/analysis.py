@@ -171,11 +171,16 @@ class _Analysis:
                 self._next_key += 1
                 self.counts["not_smtp"] += 1
                 continue
-            talk = regular.talk(k, self._next_key, self._next_mail) if regular else None
-            if talk is None or regular is None or not self._is_smtp(talk):
+            if regular is None or not regular.regular[k]:
                 self._take_connection(delivery.trace(k))
                 continue
+            talk = regular.talk(k, self._next_key, self._next_mail)
+            if talk is None:
+                talk = mails.read_talk(self._next_key, delivery.trace(k), self.clock_ns, self._next_mail)
             self._next_key += 1
+            if not self._is_smtp(talk) and not self.options.all_tcp:
+                self.counts["not_smtp"] += 1
+                continue
             self._next_mail += len(talk.mails)
             self.talks.append(talk)
             for direction, ends in enumerate(((talk.client[0], talk.server[0]), (talk.server[0], talk.client[0]))):

@@ -49,6 +49,7 @@ LINK_MTUS: tuple[tuple[int, str], ...] = (
 )
 # Naming link types inside a wider bracket would be guessing: half the list fits.
 LINKS_BRACKET_BYTES = 150
+BRIEF_HOLE_S = 1.0
 # A route change is believed only when plain loss can not explain it: at least this many large packets in a row lost ...
 ROUTE_CHANGE_LOSSES = 6
 # ... and losing them at the rate seen before has at most this probability.
@@ -122,7 +123,10 @@ class PathLedger:
         if d.peer.mss:
             self.mss_seen.add(d.peer.mss)
         self.mss_own = self.mss_own or d.mss
-        if s.stuck or s.hole or s.icmp or s.ack_past_hole or s.sack_outside:
+        # A sender that finds a way around a black hole needs three resends first, longer than a second: a hole that was
+        # filled sooner is loss or reordering, which the counts above tell.
+        hole = s.hole is not None and (s.hole.filled_ns is None or s.hole.s >= BRIEF_HOLE_S)
+        if s.stuck or hole or s.icmp or s.ack_past_hole or s.sack_outside:
             self.views.append(view)
 
 

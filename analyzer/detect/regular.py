@@ -113,7 +113,7 @@ class RegularGroup:
 
         start, end, ack = (x[self.rows].tolist() for x in (d.seq, d.end, d.ack))
         self.pieces = Pieces(start, end, ack, data)
-        again = np.flatnonzero(d.resend)
+        again = s.again
         self.again_bounds = np.searchsorted(again, d.bounds).tolist()
         self.again = list(zip(d.seq[again].tolist(), d.end[again].tolist(), strict=True))
 

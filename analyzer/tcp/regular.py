@@ -17,13 +17,15 @@ import numpy.typing as npt
 from ..capture.packets import FIN, RST, SYN, PacketTable
 from .connections import Bools, Ints
 from .delivery import NOT_ACK, Delivery
-from .path_mtu import INITIAL_TTLS, At
+from .path_mtu import INITIAL_TTLS, REORDERING_S, At
 
 _FAR = np.int64(1) << 44  # keeps directions apart in columns that run over all of them (see delivery)
 NEVER = np.iinfo(np.int64).max  # a time that did not come
 AT: tuple[At, ...] = ("unknown", "at_sender", "middle", "at_receiver")
 UNKNOWN, AT_SENDER, MIDDLE, AT_RECEIVER = range(4)
 DELIVERED, LOST, UNDECIDED = range(3)
+# A hole that stood as long is evidence to be weighed: see paths.BRIEF_HOLE_S.
+LONG_HOLE_NS = 1_000_000_000
 
 
 class Sizes(NamedTuple):
@@ -56,7 +58,8 @@ class Survey:
     df_off: Ints  # (2k,)
     mss: Ints  # (2k,) announced by that side; 0 when it announced none
     sizes: Sizes
-    fresh: Ints  # rows of regular connections that carry bytes for the first time; each connection's lie side by side
+    fresh: Ints  # rows of regular connections that carry bytes for the first time; by direction, in stream order
+    again: Ints  # rows that carry bytes once more, in capture order
 
 
 CLOSED_BY = ("client-fin", "client-rst", "server-fin", "server-rst", "open")
@@ -84,8 +87,8 @@ class _Surveying:
         both_sides = np.diff(self.bounds).reshape(k, 2).min(axis=1) > 0
         odd_direction = self.count(self._odd_rows()) > 0
         odd_direction |= ~self.delivery.based | self._unsettled()
-        self._resends()
-        odd_direction[self.direction[self.rows_sent_thrice]] = True
+        self._lay_out()
+        odd_direction[self.direction[self.odd_pieces]] = True
         odd_direction |= self._sacks_outside()
         mss = self._first(self.syn, self.table.mss.astype(np.int64), 0)
         limit = np.where(mss > 0, mss + self._header(), 1500)[np.arange(self.dirs) ^ 1]
@@ -122,7 +125,8 @@ class _Surveying:
             df_off=self.count(self.data & ~self.table.df),
             mss=mss,
             sizes=self._sizes(at),
-            fresh=np.flatnonzero(self.data & ~self.delivery.resend & self.regular_row),
+            fresh=self.fresh[self.regular_row[self.fresh]],
+            again=np.sort(self.again),
         )
 
     # ------------------------------------------------------------ helpers: rows -> directions
@@ -151,16 +155,10 @@ class _Surveying:
     # ------------------------------------------------------------ what is not plain
 
     def _odd_rows(self) -> Bools:
-        """Bytes out of order, partly sent before, cut off or in fragments; a shut window; time that runs backwards."""
+        """Bytes before the beginning, cut off or in fragments; a shut window; time that runs backwards."""
         t, d = self.table, self.delivery
-        top = np.maximum.accumulate(np.where(self.data, d.end, 0) + self.shift) - self.shift
-        before = np.zeros_like(top)
-        before[1:] = top[:-1]
-        before[self.bounds[:-1][np.diff(self.bounds) > 0]] = 0
-        odd: Bools = self.data & ((d.seq > before) | (d.seq < 0) | ((d.seq < before) & (d.end > before)) | self.syn)
-        # an ACK that points beyond bytes that come only later
-        odd |= ((t.flags & (SYN | RST)) == 0) & (d.seq > before) & (before < d.sent[self.direction])
-        odd |= (self.data & (t.payload_captured != t.payload_bytes)) | (t.fragments > 0) | d.duplicate
+        odd: Bools = self.data & ((d.seq < 0) | self.syn | (t.payload_captured != t.payload_bytes))
+        odd |= (t.fragments > 0) | d.duplicate
         odd |= (t.window == 0) & ((t.flags & (SYN | RST)) == 0)
         odd[1:] |= (t.time_ns[1:] < t.time_ns[:-1]) & (self.direction[1:] == self.direction[:-1])
         return odd
@@ -173,22 +171,71 @@ class _Surveying:
         unsettled: Bools = open_ | (self.count(beyond) > 0)
         return unsettled
 
-    def _resends(self) -> None:
-        """Rows sent again later (`superseded`), and rows whose bytes were sent more than twice."""
+    def _lay_out(self) -> None:
+        """The pieces of each stream side by side: `fresh` rows carry its bytes for the first time, in stream order.
+
+        Regular pieces tile the stream. In a direction whose packets came in order, what was sent again may have been
+        cut anew; behind a loss or a detour (`late` rows fill a hole) each must be one of the pieces once more. Nothing
+        may have been sent three times. What is none of that ends in `odd_pieces`.
+        """
         d = self.delivery
-        again = np.flatnonzero(d.resend)
-        start = d.seq[again] + self.shift[again]
-        order = np.argsort(start, kind="stable")
-        again, start = again[order], start[order]
-        stop = d.end[again] + self.shift[again]
-        self.rows_sent_thrice = again[1:][start[1:] < np.maximum.accumulate(stop)[:-1]]
-        superseded = np.zeros(len(self.table), bool)
-        if len(again):
-            rows = np.flatnonzero(self.data)
+        rows = np.flatnonzero(self.data)
+        start, stop = d.seq[rows] + self.shift[rows], d.end[rows] + self.shift[rows]
+        top = np.maximum.accumulate(stop)
+        before = np.maximum(np.append(0, top[:-1]), self.shift[rows])
+        disorder = np.zeros(self.dirs, bool)
+        disorder[self.direction[rows[start > before]]] = True
+        in_order = start == before
+        partly = (start < before) & (stop > before)
+        out_of_order = np.flatnonzero(disorder[self.direction[rows]])
+        odd = [rows[partly & ~disorder[self.direction[rows]]]]
+        self.late = np.empty(0, np.int64)
+        if len(out_of_order):
+            some = out_of_order[np.argsort(start[out_of_order], kind="stable")]
+            a, b = start[some], stop[some]
+            first = np.ones(len(some), bool)
+            first[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
+            in_order[some] = first
+            a, b, tiles = a[first], b[first], rows[some[first]]
+            expected = np.append(0, b[:-1])
+            begins = np.ones(len(a), bool)
+            begins[1:] = self.direction[tiles[1:]] != self.direction[tiles[:-1]]
+            odd.append(tiles[a != np.where(begins, self.shift[tiles], expected)])
+            late = out_of_order[in_order[out_of_order] & (start[out_of_order] < before[out_of_order])]
+            self.late = rows[late]
+            self.beyond = rows[np.searchsorted(top, start[late], side="right")]
+        fresh = rows[in_order]
+        self.fresh = fresh[np.argsort(d.seq[fresh] + self.shift[fresh], kind="stable")]
+        self.again = rows[~in_order]
+        odd += [self._sent_thrice(), self._long_holes()]
+        self.odd_pieces = np.concatenate(odd)
+        self.superseded = np.zeros(len(self.table), bool)
+        if len(self.again):
+            # `again` is in the order of its places now: which of them, if any, covers a row's first byte later on?
             place = d.seq[rows] + self.shift[rows]
-            i = np.searchsorted(start, place, side="right") - 1
-            superseded[rows] = (i >= 0) & (stop[i] > place) & (rows < again[i])
-        self.superseded = superseded
+            i = np.searchsorted(d.seq[self.again] + self.shift[self.again], place, side="right") - 1
+            cover = self.again[i]
+            self.superseded[rows] = (i >= 0) & (d.end[cover] + self.shift[cover] > place) & (rows < cover)
+
+    def _sent_thrice(self) -> Ints:
+        """Sorts `again` by place; gives rows of it that overlap: their bytes were sent at least three times."""
+        d = self.delivery
+        start = d.seq[self.again] + self.shift[self.again]
+        order = np.argsort(start, kind="stable")
+        self.again, start = self.again[order], start[order]
+        stop = d.end[self.again] + self.shift[self.again]
+        overlapping: Ints = self.again[1:][start[1:] < np.maximum.accumulate(stop)[:-1]]
+        return overlapping
+
+    def _long_holes(self) -> Ints:
+        """Rows that came late, a second or more after something (an ACK alone, maybe) pointed beyond them."""
+        t, d = self.table, self.delivery
+        pointing = (t.flags & (SYN | RST)) == 0
+        reach = np.maximum.accumulate(np.where(self.data, d.end, np.where(pointing, d.seq, 0)) + self.shift)
+        place = d.seq[self.fresh] + self.shift[self.fresh]
+        beyond = np.searchsorted(reach, place, side="right")
+        long: Ints = self.fresh[t.time_ns[self.fresh] - t.time_ns[beyond] >= LONG_HOLE_NS]
+        return long
 
     def _sacks_outside(self) -> Bools:
         """Directions whose SACK blocks lie outside of what the peer sent; counts D-SACKs on the way (`needless`)."""
@@ -264,11 +311,11 @@ class _Surveying:
 
     def _losses(self, at: npt.NDArray[np.int8]) -> tuple[Ints, Ints]:
         """Per direction: segments that were lost, and the longest time from a lost send to its acknowledgment."""
+        t, d = self.table, self.delivery
         lost = np.maximum(self.count(self.superseded) - self.needless, 0)
         delayed = np.zeros(self.dirs, np.int64)
         rows = np.flatnonzero(self.superseded & self.regular_row)
         if len(rows):
-            t, d = self.table, self.delivery
             acks = np.flatnonzero(d.ack != NOT_ACK)
             peer = self.direction[acks] ^ 1
             # by the direction that is acknowledged, in capture order: a stable sort of what is nearly sorted
@@ -279,6 +326,17 @@ class _Surveying:
             np.maximum.at(delayed, self.direction[rows], t.time_ns[acks[i]] - t.time_ns[rows])
         behind = at == AT_RECEIVER
         lost[behind] = delayed[behind] = 0
+        if len(self.late):
+            # see path_mtu._late_fills
+            late, beyond = self.late, self.beyond
+            stood = t.time_ns[late] - t.time_ns[beyond]
+            by_id = (t.ip_id[late] > 0) & (t.ip_id[beyond] > 0)
+            by_ts = ~by_id & t.has_ts[late] & (t.ts_val[late] != t.ts_val[beyond])
+            resent = np.where(by_ts, (t.ts_val[late] - t.ts_val[beyond]) < 0x80000000, stood > REORDERING_S * 1e9)
+            resent = np.where(by_id, (t.ip_id[late] - t.ip_id[beyond]) < 0x8000, resent)
+            resent &= behind[self.direction[late]]
+            lost += np.bincount(self.direction[late[resent]], minlength=self.dirs)
+            np.maximum.at(delayed, self.direction[late[resent]], stood[resent])
         return lost, delayed
 
     def _sizes(self, at: npt.NDArray[np.int8]) -> Sizes:
