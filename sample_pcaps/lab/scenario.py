@@ -42,6 +42,10 @@ class View:
     link_type: str = ""
     filter_: str = ""
     pcapng: bool = False
+    buffer_kib: int = 65536
+    """Of the capturing program; a small one makes it miss packets."""
+    drops: bool = False
+    """The capture itself must have missed packets; otherwise it must not."""
     from_data: bool = False
     """Drop everything before the first large data packet, and `skip` packets more: a capture started late."""
     skip: int = 0

@@ -43,6 +43,8 @@ class Path_:
 
     mtu: int | None = None
     """Path MTU toward the receiver, narrow at r2 (None: as wide as the links)."""
+    mtu_unclear: bool = False
+    """No single number is the truth: it changes on the way, or something else than a narrow link discards by size."""
     mtu_back: int | None = None
     """Path MTU toward the sender, narrow at r1."""
     mtu_to: dict[str, int] = field(default_factory=dict)
@@ -256,11 +258,11 @@ class Network:
 
     # -- capturing ---------------------------------------------------------------------------------
     def capture(self, node: str, interface: str, file: Path, *, snaplen: int = 0, link_type: str = "",
-                filter_: str = "", pcapng: bool = False) -> subprocess.Popen:
+                filter_: str = "", pcapng: bool = False, buffer_kib: int = 65536) -> subprocess.Popen:
         if pcapng:
             argv = ["dumpcap", "-q", "-i", interface, "-w", str(file)]
         else:
-            argv = ["tcpdump", "-Z", "root", "--immediate-mode", "-U", "-n", "-i", interface, "-s", str(snaplen), "-w", str(file)]
+            argv = ["tcpdump", "-Z", "root", "--immediate-mode", "-U", "-n", "-i", interface, "-B", str(buffer_kib), "-s", str(snaplen), "-w", str(file)]
         if link_type:
             argv += ["-y", link_type]
         if filter_:
