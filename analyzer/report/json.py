@@ -39,7 +39,7 @@ def _members(case: Case) -> Iterator[tuple[str, Any]]:
     yield "connections", map(_connection, case.connections)
     yield "messages", map(_message, case.messages)
     yield "paths", map(_path, case.paths)
-    yield "findings", map(_finding, case.findings)
+    yield "findings", map(finding, case.findings)
     yield "icmp", map(_icmp, case.icmp)
     yield "services", {str(port): packets for port, packets in sorted(case.services.items())}
     yield "counts", dict(case.counts)
@@ -234,7 +234,8 @@ def _evidence(e: Evidence) -> dict[str, Any]:
     }
 
 
-def _finding(f: Finding) -> dict[str, Any]:
+def finding(f: Finding) -> dict[str, Any]:
+    """One finding as in the document."""
     return {
         "id": f.id,
         "rule": f.rule,
