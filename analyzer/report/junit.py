@@ -8,7 +8,7 @@ The shape is what Jenkins, GitLab and GitHub's actions read in common: testsuite
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ..capture.packets import CaptureInfo
 from ..case import Case, Finding
@@ -22,19 +22,24 @@ READABLE = "capture-is-complete"  # the name of the test case beside the rules
 def render(case: Case, rules: Sequence[str], counting: Collection[int] | None = None) -> str:
     """`rules` are the ids of all rules that were asked; `counting` the ids of findings that fail, by default every one
     that no other explains and that is more than an observation of severity info."""
-    if counting is None:
-        counting = [f.id for f in case.findings if f.explained_by is None and f.severity != "info"]
-    names = list(dict.fromkeys([*rules, *(f.rule for f in case.findings)]))
     root = ET.Element("testsuites", name="smtpscope")
     totals = {"tests": 0, "failures": 0, "errors": 0}
-    for capture in case.captures:
-        suite = _suite(case, capture, names, counting)
+    for suite in suites(case, rules, counting):
         root.append(suite)
         for name in totals:
             totals[name] += int(suite.get(name, "0"))
     root.attrib.update({name: str(n) for name, n in totals.items()})
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def suites(case: Case, rules: Sequence[str], counting: Collection[int] | None = None) -> Iterator[ET.Element]:
+    """The test suite of each capture, for a document about one case or many."""
+    if counting is None:
+        counting = [f.id for f in case.findings if f.explained_by is None and f.severity != "info"]
+    names = list(dict.fromkeys([*rules, *(f.rule for f in case.findings)]))
+    for capture in case.captures:
+        yield _suite(case, capture, names, counting)
 
 
 def _suite(case: Case, capture: CaptureInfo, rules: Sequence[str], counting: Collection[int]) -> ET.Element:

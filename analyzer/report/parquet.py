@@ -9,7 +9,6 @@ tell. Types do not depend on the data, so that files of many cases can be read a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +57,27 @@ TABLES: dict[str, dict[str, str]] = {
 def write(case: Case, folder: str | Path) -> list[Path]:
     """One file per table in `folder`, which is made; the files written. Tables without rows have their columns all the same."""
     try:
-        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise UsageError("--parquet needs pyarrow: pip install smtpscope[parquet]") from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    rows = _rows(case)
+    rows = rows_of(document(case))
     for name, columns in TABLES.items():
-        arrays = [_array(pa, [row.get(column) for row in rows[name]], kind) for column, kind in columns.items()]
-        table = pa.table(arrays, names=list(columns)).replace_schema_metadata({"smtpscope": SCHEMA})
+        table = arrow(rows[name], columns)
         file = folder / f"{name}.parquet"
         pq.write_table(table, file, compression="zstd")
         written.append(file)
     return written
+
+
+def arrow(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Any:
+    """Rows as a pyarrow table with these columns (name -> type as in `TABLES`); what a row does not have is null."""
+    import pyarrow as pa
+
+    arrays = [_array(pa, [row.get(column) for row in rows], kind) for column, kind in columns.items()]
+    return pa.table(arrays, names=list(columns)).replace_schema_metadata({"smtpscope": SCHEMA})
 
 
 def _array(pa: Any, values: list[Any], kind: str) -> Any:
@@ -89,22 +94,21 @@ def _array(pa: Any, values: list[Any], kind: str) -> Any:
     return pa.array(values, types[kind])
 
 
-def _rows(case: Case) -> dict[str, list[dict[str, Any]]]:
-    told = document(case)
+def rows_of(told: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every table, out of a JSON document."""
     rows = {name: [_flat(row, TABLES[name]) for row in told[name]] for name in TABLES if name in told}
     for name in ("evidence", "remedies"):
         rows[name] = [{"finding": f["id"], **item} for f in told["findings"] for item in f[name]]
     return rows
 
 
-def _flat(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    return dict(_leaves(row, columns))
-
-
-def _leaves(row: dict[str, Any], columns: dict[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(row: dict[str, Any], columns: dict[str, str], prefix: str = "") -> dict[str, Any]:
+    """client.ip as client_ip; a column of JSON text stays whole."""
+    flat: dict[str, Any] = {}
     for key, value in row.items():
-        name = f"{prefix}{key}"
+        name = prefix + key
         if isinstance(value, dict) and columns.get(name) != "json":
-            yield from _leaves(value, columns, f"{name}_")
+            flat |= _flat(value, columns, f"{name}_")
         else:
-            yield name, value
+            flat[name] = value
+    return flat
