@@ -63,8 +63,9 @@ class Stuck:
 
     @property
     def ip_bytes(self) -> int:
-        """The smallest size in which it was lost: every larger one is lost for the same reason."""
-        return min(self.lost_sizes or self.sizes)
+        """The smallest size in which it was lost, more than once if any was: every larger one is lost for the same reason."""
+        often = [size for size in self.lost_sizes if self.lost_sizes.count(size) > 1]
+        return min(often or self.lost_sizes or self.sizes)
 
     @property
     def span_s(self) -> float:
@@ -245,7 +246,7 @@ def _first_ack_above(times: Ints, top: Ints, seq: int) -> int | None:
     return int(times[i]) if i < len(top) else None
 
 
-def _stuck_at(d: Direction, seq: int, times: Ints, top: Ints) -> Stuck | None:
+def _stuck_at(d: Direction, seq: int, times: Ints, top: Ints, capture_end_ns: int) -> Stuck | None:
     rows = _covering(d, seq)
     if len(rows) < 2:
         return None
@@ -255,14 +256,16 @@ def _stuck_at(d: Direction, seq: int, times: Ints, top: Ints) -> Stuck | None:
     sizes = [_wire_size(d, r, seq) for r in rows]
     sent_at = [int(d.time_ns[r]) for r in rows]
     passed = sizes[-1] if acked_ns is not None else None
-    lost = sizes[:-1] if acked_ns is not None else sizes
+    # the last one passed; or, if it left just before the capture ends, nobody knows
+    open_end = acked_ns is not None or sent_at[-1] > capture_end_ns - UNDER_WAY_NS
+    lost = sizes[:-1] if open_end else sizes
     last_gap = sent_at[-1] - sent_at[-2] if len(rows) > 1 else 200_000_000
     return Stuck(
         seq, rows, sizes, sent_at[0], sent_at[-1], acked_ns, lost, passed, sent_at[-1] + 2 * max(last_gap, 200_000_000)
     )
 
 
-def _find_stuck(d: Direction) -> list[Stuck]:
+def _find_stuck(d: Direction, capture_end_ns: int) -> list[Stuck]:
     """Ranges sent at least three times, and the one at the receiver's last ACK if it was sent at least twice."""
     times, top = _acked_times(d)
     resent = d.seq[d.resend]
@@ -275,7 +278,7 @@ def _find_stuck(d: Direction) -> list[Stuck]:
         candidates.insert(0, d.acked)
     found: dict[tuple[int, ...], Stuck] = {}
     for seq in candidates:
-        stuck = _stuck_at(d, seq, times, top)
+        stuck = _stuck_at(d, seq, times, top, capture_end_ns)
         if stuck is None:
             continue
         if stuck.acked_ns is None and len(top):
@@ -625,7 +628,7 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     if d.acked is None and d.resend.any():
         # a one-way capture: TCP sends the first unacknowledged byte again, so all before it was acknowledged
         d.acked = int(d.seq[d.resend][-1])
-    s.stuck = _find_stuck(d)
+    s.stuck = _find_stuck(d, capture_end_ns)
     if d.acked is not None and d.acked > d.sent + 1:
         s.ack_past_hole = d.acked - d.sent
     s.ack_past_hole += _acked_gap_bytes(d)
