@@ -75,6 +75,28 @@ def is_capture(head: bytes) -> bool:
     return magic in PCAP_MAGICS or (magic == SECTION_HEADER and len(head) >= 12 and _section_order(head, 0) is not None)
 
 
+def first_link_type(head: bytes) -> int | None:
+    """The link type of a pcap, or of the first interface of a pcapng, told from the first bytes of the file."""
+    if len(head) >= 24 and is_capture(head):
+        (magic,) = struct.unpack_from("<I", head)
+        if magic in PCAP_MAGICS:
+            return int(struct.unpack_from(PCAP_MAGICS[magic][0] + "I", head, 20)[0]) & 0xFFFF
+        order = _section_order(head, 0) or "<"
+        (section_bytes,) = struct.unpack_from(order + "I", head, 4)
+        if section_bytes + 10 <= len(head):
+            kind, _, link_type = struct.unpack_from(order + "IIH", head, section_bytes)
+            return int(link_type) if kind == INTERFACE else None
+    return None
+
+
+def format_name(head: bytes) -> str:
+    """pcap, pcapng, or nothing."""
+    if not is_capture(head):
+        return ""
+    (magic,) = struct.unpack_from("<I", head)
+    return PCAP_MAGICS[magic][3] if magic in PCAP_MAGICS else "pcapng"
+
+
 def read_records(windows: Windows, info: CaptureInfo) -> Iterator[Records]:
     """The packet records of a capture, in file order. What is wrong with it ends up in `info`."""
     if not windows.advance(windows.end):

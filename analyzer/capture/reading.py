@@ -33,7 +33,8 @@ def read(
     """The TCP packets of the wanted ports and the ICMP errors about them, window by window.
 
     Captures are read in the order of their first packets, whatever the order they are named in, so that the files of a
-    rotated set follow each other. Rows are in capture order within a batch. `captures` gets one entry per capture,
+    rotated set follow each other. Rows are in capture order within a batch (those of several interfaces in one file: by
+    time). `captures` gets one entry per capture,
     which grows as it is read; bad content ends up there, never in an exception. `skipped` gets the names of files that
     were met in folders and globs and are no captures.
 
@@ -93,7 +94,7 @@ def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: Rea
         framing.problem(info, source.error)
         return
     try:
-        foreign = options.engine == "tshark" or (options.engine == "auto" and is_foreign_capture(source.head()))
+        foreign = options.engine == "tshark" or (options.engine == "auto" and _needs_tshark(source.head()))
         stream = None if foreign else source.open()
     except (OSError, CaptureError) as error:
         framing.problem(info, _reason(error))
@@ -124,12 +125,27 @@ def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: Rea
         info.format = f"{info.format}, {source.compression}".lstrip(", ")
 
 
+def _needs_tshark(head: bytes) -> bool:
+    """Another file format, or a link type that only tshark knows (wireless, firewall logs, ...), and tshark is there."""
+    if is_foreign_capture(head):
+        return True
+    link_type = framing.first_link_type(head)
+    if link_type is None or link_type in exact.LINKS:
+        return False
+    from . import wireshark
+
+    return wireshark.is_installed()
+
+
 def _read_by_tshark(source: Source, info: CaptureInfo, wanted: Wanted) -> Iterator[Batch]:
     """tshark wants a file: what is none (a pipe, a URL, something packed) is laid into a temporary one."""
     from . import wireshark
 
     head = source.head()
-    info.format = foreign_format(head)
+    info.format = foreign_format(head) or framing.format_name(head)
+    link_type = framing.first_link_type(head)
+    if link_type is not None:
+        info.link_types.append(LINK_NAMES.get(link_type, str(link_type)))
     if source.size is not None and not source.compression:
         yield from wireshark.read_file(source.name, info, wanted)
         return
@@ -259,8 +275,25 @@ class _Engine:
             table, icmp = decoder.decode(records, rows, self.info.id, tally)
             tables.append(table)
             errors += icmp
-        packets = PacketTable.concat(tables)
-        frame = packets.columns["frame"]
-        if len(frame) > 1 and (frame[1:] < frame[:-1]).any():
-            packets = packets[np.argsort(frame, kind="stable")]
-        return packets, errors, tally
+        return _in_order(PacketTable.concat(tables)), errors, tally
+
+
+def _in_order(packets: PacketTable) -> PacketTable:
+    """In the order of the frames. Frames of several interfaces are merged by time, each interface in its own order:
+
+    capture programs write what one interface's buffer held, then the next one's.
+    """
+    frame, interface = packets.columns["frame"], packets.columns["interface"]
+    if len(frame) > 1 and (frame[1:] < frame[:-1]).any():
+        packets = packets[np.argsort(frame, kind="stable")]
+        interface = packets.columns["interface"]
+    if not len(frame) or (interface == interface[0]).all():
+        return packets
+    time_ns = packets.columns["time_ns"]
+    reached = np.empty(len(time_ns), np.int64)
+    for one in np.unique(interface):
+        rows = interface == one
+        reached[rows] = np.maximum.accumulate(time_ns[rows])
+    if (reached[1:] < reached[:-1]).any():
+        packets = packets[np.argsort(reached, kind="stable")]
+    return packets

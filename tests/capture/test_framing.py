@@ -153,7 +153,6 @@ def test_direction_from_epb_flags(scratch: Path, first: bytes, flags: int, outgo
             "the record needs 5016 bytes, 19 are there",
         ),
         (build.pcap(PACKETS[:3]) + struct.pack("<IIII", 1, 1, 2**31, 60) + bytes(60), "damaged at frame 4"),
-        (build.pcap(PACKETS[:3], link_type=147), "link type 147"),
         (build.pcapng(PACKETS)[:-1], "cut off at byte"),
         (build.pcapng(PACKETS[:3]) + struct.pack("<III", 6, 0, 0), "a block of 0 bytes"),
         (build.pcapng(PACKETS[:3]) + struct.pack("<III", 6, 4, 0), "a block of 4 bytes"),
@@ -240,6 +239,25 @@ def test_times_that_go_back_keep_capture_order(scratch: Path) -> None:
     table = read_bytes(scratch, data).packets
     assert table.frame.tolist() == list(range(1, 41))
     assert table.time_ns.tolist() == sorted(table.time_ns.tolist(), reverse=True)
+
+
+def test_interfaces_are_merged_by_time(scratch: Path) -> None:
+    """Capture programs write the buffers of several interfaces one after the other; each keeps its own order."""
+    data = build.section() + build.interface() + build.interface()
+    for ticks, name in ((11, 0), (30, 0), (20, 1), (40, 1), (35, 1), (50, 0)):
+        data += build.enhanced(PACKETS[ticks - 11], ticks, interface_id=name)
+    for engine in ("columnar", "dpkt"):
+        table = read_bytes(scratch, data, engine=engine).packets
+        assert table.time_ns.tolist() == [11_000, 20_000, 30_000, 40_000, 35_000, 50_000]
+
+
+def test_the_first_link_type_is_told_by_the_head() -> None:
+    """Of both formats; None where the head does not tell."""
+    assert framing.first_link_type(build.pcap([], link_type=147, order=">")) == 147
+    assert framing.first_link_type(build.pcapng([], link_type=113, order=">")) == 113
+    assert framing.first_link_type(build.section()) is None
+    assert framing.first_link_type(b"GIF89a" * 20) is None
+    assert framing.first_link_type(b"\n\r\r\n\xff\xff\xff\xff\x4d\x3c\x2b\x1a" + bytes(40)) is None
 
 
 def test_buffers_in_use_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

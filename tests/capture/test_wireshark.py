@@ -124,6 +124,17 @@ def test_other_formats_go_through_tshark(scratch: Path, packed: bool) -> None:
     assert result.captures[0].format == "snoop"
 
 
+def test_link_types_that_only_tshark_knows(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenBSD's firewall log, for one; without tshark they are a problem."""
+    header = struct.pack(">BBBB16s16sII", 61, 2, 0, 0, b"em0", b"", 0, 0) + bytes(16) + struct.pack(">Bxxx", 1)
+    scratch.write_bytes(build.pcap([header.ljust(64, b"\0") + INNER], link_type=117))
+    result = read_all(scratch)
+    assert result.packets.seq.tolist() == [99]
+    assert result.captures[0].complete
+    monkeypatch.setattr(wireshark, "is_installed", lambda: False)
+    assert "link type 117 is not known: 1 frames" in read_all(scratch).problems[0]
+
+
 def test_cut_off_files_survive(scratch: Path) -> None:
     """What tshark printed counts; its complaint is the problem."""
     scratch.write_bytes(build.pcap(PACKETS)[:-10])
