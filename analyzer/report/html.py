@@ -62,6 +62,7 @@ def render(case: Case, *, traces: Mapping[int, Trace] | None = None, plots: bool
         noted=[f for f in wording.ordered(case.findings) if f.explained_by is None and f.severity == "info"],
         timeline=_timeline(case) if plots and case.messages else None,
         connections=connections,
+        listed={c.id for c in connections.rows},
         messages=messages,
         servers=_servers(case),
         unread=[c for c in case.captures if c.problems or not c.complete],

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ..case import Case, Finding, Frame
 from . import wording
 from .escape import paragraphs, visible
-from .json import document
+from .json import finding
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVEL = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "none"}
@@ -30,7 +30,6 @@ def render(
     for f in case.findings:
         names.setdefault(f.rule, f.title)
     index = {name: n for n, name in enumerate(names)}
-    evidence = {f["id"]: f for f in document(case)["findings"]}
     run = {
         "tool": {
             "driver": {
@@ -41,7 +40,7 @@ def render(
         },
         "invocations": [_invocation(case)],
         "artifacts": [{"location": {"uri": _uri(c.path)}, "length": c.bytes} for c in case.captures],
-        "results": [_result(f, index[f.rule], case, evidence[f.id], baseline) for f in case.findings],
+        "results": [_result(f, index[f.rule], case, baseline) for f in case.findings],
         "columnKind": "unicodeCodePoints",
     }
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
@@ -67,14 +66,13 @@ def _invocation(case: Case) -> dict[str, Any]:
     return {"executionSuccessful": case.complete, "toolExecutionNotifications": notes}
 
 
-def _result(
-    f: Finding, rule_index: int, case: Case, written: dict[str, Any], baseline: Collection[str] | None
-) -> dict[str, Any]:
+def _result(f: Finding, rule_index: int, case: Case, baseline: Collection[str] | None) -> dict[str, Any]:
     # SARIF 3.27.9: a result that is no failure has the level "none".
     counts = f.explained_by is None and f.severity != "info"
     text = "\n\n".join(_message(p) for p in [f.title, *paragraphs(f.explanation)])
     kept = ("severity", "confidence", "role", "scope", "sender", "receiver", "explained_by", "connections", "messages", "paths",
             "evidence", "facts", "against", "rivals", "remedies")  # fmt: skip
+    written = finding(f)
     result = {
         "ruleId": visible(f.rule),
         "ruleIndex": rule_index,
