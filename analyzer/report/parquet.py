@@ -9,6 +9,7 @@ tell. Types do not depend on the data, so that files of many cases can be read a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
