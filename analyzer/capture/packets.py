@@ -174,6 +174,12 @@ class PacketTable:
         sacks, cols["sack_at"] = _take_blocks(self.sack_blocks, cols["sack_at"], cols["sack_count"])
         return PacketTable(cols, sacks, (np.frombuffer(arena, np.uint8),))
 
+    def headers(self) -> PacketTable:
+        """A copy without the bytes of the packets: its payloads are empty, all columns stay."""
+        cols = {k: v.copy() for k, v in self.columns.items()}
+        sacks, cols["sack_at"] = _take_blocks(self.sack_blocks, cols["sack_at"], cols["sack_count"])
+        return PacketTable(cols, sacks)
+
     @staticmethod
     def empty() -> PacketTable:
         return PacketTable({k: np.empty(0, dtype) for k, (dtype, _) in COLUMNS.items()})

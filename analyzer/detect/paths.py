@@ -127,6 +127,7 @@ class PathLedger:
         # filled sooner is loss or reordering, which the counts above tell.
         hole = s.hole is not None and (s.hole.filled_ns is None or s.hole.s >= BRIEF_HOLE_S)
         if s.stuck or hole or s.icmp or s.ack_past_hole or s.sack_outside:
+            view.trace.let_go()
             self.views.append(view)
 
 

@@ -278,6 +278,13 @@ class Trace:
     def __len__(self) -> int:
         return len(self.c2s) + len(self.s2c)
 
+    def let_go(self) -> None:
+        """Keep own copies of the columns, and no payload: whoever holds a trace for long holds only what is its own."""
+        for d in self.directions:
+            d.table = d.table.headers()
+            for name in ("seq", "end", "ack", "resend", "duplicate", "sent_once"):
+                setattr(d, name, getattr(d, name).copy())
+
     @property
     def directions(self) -> tuple[Direction, Direction]:
         return self.c2s, self.s2c
