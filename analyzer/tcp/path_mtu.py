@@ -414,8 +414,11 @@ def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
     """Seen from the receiver: rows that fill a hole because they were sent again, and how long the hole stood (s).
 
     What only overtook each other has numbers in the order of sending: IPv4 identification, else the TCP timestamp. A
-    resend has later ones than the packets beyond the hole.
+    resend has later ones than the packets beyond the hole. A resend in smaller packets than were lost is no accident of
+    the line: the sender has learnt the path MTU.
     """
+    offers = [m for m in (d.mss, d.peer.mss) if m]
+    full = min(offers) + (40 if d.table.ip_version[0] == 4 else 60) if offers else 0
     top = np.maximum.accumulate(d.end[rows])
     out: list[tuple[int, float]] = []
     for i in (np.flatnonzero(d.seq[rows][1:] < top[:-1]) + 1).tolist():
@@ -430,7 +433,9 @@ def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
             later = (int(d.table.ts_val[row]) - int(d.table.ts_val[beyond])) & 0xFFFFFFFF < 0x80000000
         else:
             later = stood_s > REORDERING_S
-        if later:
+        hole = int(d.seq[beyond]) - int(d.seq[row])
+        whole = int(d.payload_bytes[row]) >= hole or int(d.ip_bytes[row]) >= full
+        if later and whole:
             out.append((row, stood_s))
     return out
 

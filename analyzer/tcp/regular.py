@@ -108,7 +108,7 @@ class _Surveying:
         gone = [self._first((self.table.flags & flag) != 0, time, NEVER).reshape(k, 2) for flag in (FIN, RST)]
         leavings = np.stack((gone[0][:, 0], gone[1][:, 0], gone[0][:, 1], gone[1][:, 1]), axis=1)
         closed_by = np.where(leavings.min(axis=1) == NEVER, 4, leavings.argmin(axis=1))
-        lost, delayed = self._losses(at)
+        lost, delayed = self._losses(at, mss)
         return Survey(
             delivery=self.delivery,
             regular=regular,
@@ -309,7 +309,7 @@ class _Surveying:
         both[1::2] = np.array([UNKNOWN, AT_RECEIVER, MIDDLE, AT_SENDER], np.int8)[near]
         return both
 
-    def _losses(self, at: npt.NDArray[np.int8]) -> tuple[Ints, Ints]:
+    def _losses(self, at: npt.NDArray[np.int8], mss: Ints) -> tuple[Ints, Ints]:
         """Per direction: segments that were lost, and the longest time from a lost send to its acknowledgment."""
         t, d = self.table, self.delivery
         lost = np.maximum(self.count(self.superseded) - self.needless, 0)
@@ -334,6 +334,11 @@ class _Surveying:
             by_ts = ~by_id & t.has_ts[late] & (t.ts_val[late] != t.ts_val[beyond])
             resent = np.where(by_ts, (t.ts_val[late] - t.ts_val[beyond]) < 0x80000000, stood > REORDERING_S * 1e9)
             resent = np.where(by_id, (t.ip_id[late] - t.ip_id[beyond]) < 0x8000, resent)
+            offers = np.where(mss > 0, mss, NEVER)
+            offer = np.minimum(offers[0::2], offers[1::2])[self.direction[late] >> 1]
+            full = np.where(offer < NEVER, offer + np.where(t.ip_version[late] == 4, 40, 60), 0)
+            hole = d.seq[beyond] - d.seq[late]
+            resent &= (t.payload_bytes[late] >= hole) | (t.ip_bytes[late] >= full)
             resent &= behind[self.direction[late]]
             lost += np.bincount(self.direction[late[resent]], minlength=self.dirs)
             np.maximum.at(delayed, self.direction[late[resent]], stood[resent])
