@@ -104,7 +104,9 @@ class Decoder:
             data = bytes(memory[at : at + captured])
             self._frame(_Bytes(data, whole, at, 0, self._of_frame(i, data)), int(records.link_type[i]))
         del memory
-        return self._table(), self._icmp
+        table = self._table()
+        del self._records  # it holds on to the window
+        return table, self._icmp
 
     def _frame(self, packet: _Bytes, link_type: int) -> None:
         link = LINKS.get(link_type)

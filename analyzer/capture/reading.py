@@ -174,9 +174,9 @@ def _decode(windows: Windows, info: CaptureInfo, wanted: Wanted, options: ReadOp
         if len(records):
             window.append(records)
             _account(info, records)
-        if not records.closes_window:
-            continue
-        if window:
+        closes_window = records.closes_window
+        del records  # it holds on to the window
+        if closes_window and window:
             batch, tally = engine.window(window)
             for link_type, frames in tally.unknown_links.items():
                 unknown[link_type] = unknown.get(link_type, 0) + frames
@@ -241,8 +241,8 @@ class _Engine:
             packets, icmp, tally = self._once(self.exact, window)
             missed, missed_icmp = self._missed(ports, tally)
             packets, icmp = PacketTable.concat([missed, packets]), missed_icmp + icmp
-        if self.wanted.discovers:
-            self.previous = window
+        # A window without TCP on other ports is not looked back into: its buffer is free sooner.
+        self.previous = window if self.wanted.discovers and "other-tcp" in tally.counts else []
         frames = sum(map(len, window))
         batch = Batch(
             packets=packets,

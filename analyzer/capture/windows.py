@@ -24,6 +24,10 @@ HEADROOM_BYTES = 512 << 10
 # be read, and are never believed.
 PADDING_BYTES = 512
 
+# Buffers that are used in turn: one being filled, one being decoded, one that the reader's last batch points into (and
+# the decoder looks back into for a handshake), one to spare.
+MAX_BUFFERS = 4
+
 
 class Stream(Protocol):
     """What windows are filled from: an open file, a pipe, a decompressor."""
@@ -80,6 +84,8 @@ class Windows:
             beyond = max(position - self.end, 0)
             self.base += self.end - first
             self.buffer, self.start, self.end = buffer, first - left + min(beyond, got), first + got
+            del buffer, filled
+            self._read_ahead()  # only now: what was just left may be filled again
             if beyond < got or not beyond:
                 return True
             position = self.end + beyond - got
@@ -98,12 +104,12 @@ class Windows:
         elif not self._exhausted:
             self._fill(self._free_buffer())
         filled, self._next = self._next, None
-        if filled is None or not filled[1]:
-            return None
+        return filled if filled is not None and filled[1] else None
+
+    def _read_ahead(self) -> None:
         if not self._exhausted:
             self._thread = threading.Thread(target=self._fill, args=(self._free_buffer(),), daemon=True)
             self._thread.start()
-        return filled
 
     def _free_buffer(self) -> Bytes:
         for i in range(len(self._buffers)):
@@ -111,7 +117,7 @@ class Windows:
             if sys.getrefcount(self._buffers[i]) == 2:
                 return self._buffers[i]
         buffer = np.empty(HEADROOM_BYTES + self._window_bytes + PADDING_BYTES, np.uint8)
-        if len(self._buffers) >= 3:  # one in use, one being filled, one that a careful reader looks back into
+        if len(self._buffers) >= MAX_BUFFERS:
             self._buffers.pop(0)  # its holder keeps it alive
         self._buffers.append(buffer)
         return buffer
