@@ -97,8 +97,8 @@ class PathLedger:
     other_errors: list[IcmpError] = field(default_factory=list)  # unreachables of another kind
     capture_end_ns: int = 0
 
-    def add(self, view: View) -> None:
-        """Take in one connection's sighting; keep the view only if it tells more than sizes."""
+    def add(self, view: View) -> bool:
+        """Take in one connection's sighting; keep the view (then True) only if it tells more than sizes."""
         s = view.sighting
         self.connections.append(view.connection)
         self.at[s.at] += 1
@@ -129,6 +129,8 @@ class PathLedger:
         if s.stuck or hole or s.icmp or s.ack_past_hole or s.sack_outside:
             view.trace.let_go()
             self.views.append(view)
+            return True
+        return False
 
 
 @dataclass

@@ -285,6 +285,11 @@ class Trace:
             for name in ("seq", "end", "ack", "resend", "duplicate", "sent_once"):
                 setattr(d, name, getattr(d, name).copy())
 
+    def part(self) -> None:
+        """Undo the tie between the two directions, so that the trace is freed when its holder lets go of it."""
+        for d in self.directions:
+            del d.peer
+
     @property
     def directions(self) -> tuple[Direction, Direction]:
         return self.c2s, self.s2c
