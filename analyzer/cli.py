@@ -105,6 +105,44 @@ def annotate(args: argparse.Namespace) -> int:
     return _status(case)
 
 
+def batch(args: argparse.Namespace) -> int:
+    """Every capture set a case of its own, and a summary over all."""
+    from . import batch as cases
+    from .batch import told
+    from .detect import rule as rules
+    from .report import redact
+
+    given = {name: value for name in ("ports", "all_tcp", "max_bytes") if (value := getattr(args, name))}
+    settings = cases.Settings(
+        **given | ({"ports": frozenset(args.ports)} if args.ports else {}),
+        rules=cases.texts_of(args.rules or ()),
+        redact_key=redact.read_key(args.redact_key) if args.redact_key else b"",
+        time_limit_s=args.time_limit,
+        memory_limit_bytes=args.memory_limit << 20,
+        folder=os.getcwd(),
+    )
+    with _bar(quiet=args.quiet) as progress:
+        result = cases.run(
+            args.sources,
+            args.out,
+            settings,
+            jobs=args.jobs,
+            scheduler=args.scheduler,
+            sets=not args.single,
+            retry=args.retry,
+            fail_on=args.fail_on,
+            min_confidence=args.min_confidence,
+            rules=[rule.id for rule in rules.load(args.rules or ())],
+            progress=progress,
+        )
+    if result.done_before and not args.quiet:
+        _tell("note", f"{result.done_before} cases were done before; nothing about them has changed")
+    _write(told.text(result.summary), "-")
+    if result.summary["interrupted"]:
+        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
+    return COUNTED if result.counting else DONE if result.summary["complete"] else UNREADABLE
+
+
 def _analysed(args: argparse.Namespace, **settings: Any) -> Case:
     """The case of the captures named, with its troubles told on stderr."""
     from . import api
@@ -220,6 +258,7 @@ def parser() -> _Parser:
     top.add_argument("--version", action="version", version=f"smtpscope {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_analyze(commands)
+    _add_batch(commands)
     _add_annotate(commands)
     _add_rules(commands)
     return top
@@ -254,26 +293,48 @@ def _add_analyze(commands: Any) -> None:
     )
     output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
     _add_reading(command)
-    verdict = command.add_argument_group("exit status")
-    verdict.add_argument(
-        "--fail-on",
-        metavar="LEVEL",
-        choices=SEVERITIES,
-        help="exit with 1 for a finding from this severity on: info, low, medium, high or critical (default: never)",
-    )
-    verdict.add_argument(
-        "--min-confidence",
-        metavar="LEVEL",
-        choices=CONFIDENCES,
-        default="likely",
-        help="count only findings from this confidence on: possible, likely (default) or certain",
-    )
+    verdict = _add_verdict(command)
     verdict.add_argument(
         "--baseline", metavar="FILE", help="an earlier --json document: the findings that it holds do not count"
     )
     command.add_argument(
         "--no-config", action="store_true", help=f"do not read [tool.smtpscope] in {CONFIGURATION} of this folder"
     )
+
+
+def _add_batch(commands: Any) -> None:
+    command = _command(
+        commands,
+        "batch",
+        batch,
+        "many captures, each a case of its own, and a summary over all",
+        usage="smtpscope batch [OPTION...] SOURCE... --out DIR",
+        epilog="The files of a rotated set are one case. What is done is not done again: after a crash, the same command "
+        "goes on. Exit status as analyze; a capture that fails is reported (3) and does not stop the others.",
+    )
+    command.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob or URL")
+    command.add_argument(
+        "--out", metavar="DIR", required=True, help="the results: cases/, tables/, summary.json, summary.md, junit.xml"
+    )
+    command.add_argument(
+        "--scheduler", metavar="ADDRESS", help="work on the Dask cluster at this address, tcp://HOST:8786"
+    )
+    command.add_argument("--single", action="store_true", help="every file a case, rotated sets as well")
+    command.add_argument("--retry", action="store_true", help="try again what failed before with the same limits")
+    command.add_argument(
+        "--time-limit", metavar="S", type=_positive, default=600, help="seconds for one case (default: 600)"
+    )
+    command.add_argument(
+        "--memory-limit", metavar="MB", type=_positive, default=2048, help="memory for one case (default: 2048)"
+    )
+    command.add_argument(
+        "--redact-key",
+        metavar="FILE",
+        help="pseudonyms in the place of addresses and names, equal in every case made with this secret file",
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    _add_reading(command, jobs="cases to work on at a time (default: one per processor)")
+    _add_verdict(command)
 
 
 def _add_annotate(commands: Any) -> None:
@@ -293,7 +354,26 @@ def _add_annotate(commands: Any) -> None:
     _add_reading(command)
 
 
-def _add_reading(command: argparse.ArgumentParser) -> None:
+def _add_verdict(command: argparse.ArgumentParser) -> Any:
+    """What decides the exit status."""
+    verdict = command.add_argument_group("exit status")
+    verdict.add_argument(
+        "--fail-on",
+        metavar="LEVEL",
+        choices=SEVERITIES,
+        help="exit with 1 for a finding from this severity on: info, low, medium, high or critical (default: never)",
+    )
+    verdict.add_argument(
+        "--min-confidence",
+        metavar="LEVEL",
+        choices=CONFIDENCES,
+        default="likely",
+        help="count only findings from this confidence on: possible, likely (default) or certain",
+    )
+    return verdict
+
+
+def _add_reading(command: argparse.ArgumentParser, jobs: str = "processes to work with (default: 1)") -> None:
     """What every command that analyses takes."""
     what = command.add_argument_group("what to look at")
     what.add_argument(
@@ -306,7 +386,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--all-tcp", action="store_true", help="path-MTU causes for any TCP service")
     what.add_argument("--max-bytes", metavar="N", type=_positive, help="read at most N bytes of each capture, unpacked")
-    what.add_argument("--jobs", metavar="N", type=_positive, help="processes to work with (default: 1)")
+    what.add_argument("--jobs", metavar="N", type=_positive, help=jobs)
     _add_rule_packs(what)
 
 
@@ -434,6 +514,32 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[int], None] | None]:
         if (now := time.monotonic()) - shown_at > 0.25:
             shown_at = now
             print(f"\r{frames:,} frames read\x1b[K", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[Any], None] | None]:
+    """How far a batch is, with rate and time left, on one line of stderr; only on a terminal."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    begun = shown_at = time.monotonic()
+
+    def show(now: Any) -> None:
+        nonlocal shown_at
+        if (clock := time.monotonic()) - shown_at < 0.25 and now.done < now.of:
+            return
+        shown_at, took_s = clock, max(clock - begun, 1e-3)
+        left_s = round(took_s / now.share * (1 - now.share))
+        bar = "#" * int(20 * now.share)
+        failed = f", {now.failed:,} failed" if now.failed else ""
+        rate = f"{now.done:,} of {now.of:,} cases, {now.done / took_s:.1f}/s"
+        left = f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left"
+        print(f"\r[{bar:20}] {rate}, {left}{failed}\x1b[K", end="", file=sys.stderr, flush=True)
 
     try:
         yield show
