@@ -266,6 +266,8 @@ def test_many_causes_and_symptoms(host_pack, minimal, pack_of):
     subjects += [message(n, receiver=f"10.{n >> 8}.{n & 255}.1", connection=n, answered=False) for n in range(5_000)]
     began = time.process_time()
     assert sum(draft.explained_by is not None for draft in judge(pack_of(minimal, SYMPTOM), subjects)) == 5_000
-    many = [path(n, sender=f"10.{n >> 9}.{n >> 1 & 255}.1", receiver=f"10.9.9.{n % 2}", **BROKEN) for n in range(10_000)]
+    many = [
+        path(n, sender=f"10.{n >> 9}.{n >> 1 & 255}.1", receiver=f"10.9.9.{n % 2}", **BROKEN) for n in range(10_000)
+    ]
     assert judge(host_pack, many)
     assert time.process_time() - began < 20  # seconds; quadratic work would take minutes
