@@ -43,7 +43,7 @@ def render(case: Case) -> str:
 def _verdict(case: Case) -> list[str]:
     first, *rest = wording.headline(case)
     blocks = [
-        f"**{markdown(first)}**",
+        f"**{markdown(first)}**" if first.strip() else "",
         *(markdown(line) for line in rest),
         markdown(f"Checked {wording.checked(case)}."),
     ]

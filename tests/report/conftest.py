@@ -390,3 +390,11 @@ def _too_big() -> IcmpError:
 @pytest.fixture(name="large")
 def _large() -> Case:
     return large()
+
+
+@pytest.fixture(scope="session", name="illustrated_page")
+def _illustrated_page() -> str:
+    """The HTML report of the incident with all its pictures, drawn once."""
+    from analyzer.report import html
+
+    return html.render(incident(), traces={1: trace_of(BLACK_HOLE, [too_big()])})

@@ -47,7 +47,12 @@ class Elements(HTMLParser):
 @pytest.mark.parametrize("case", ["incident", "clean", "no_smtp", "broken", "hostile"])
 def test_the_page_needs_nothing_from_elsewhere(case: str, request: pytest.FixtureRequest) -> None:
     """No element loads from anywhere: images are part of the page, links stay within it, no inline handler or style attribute."""
-    for tag, attrs in Elements(render(request.getfixturevalue(case))).found:
+    page = (
+        render(request.getfixturevalue(case), plots=False)
+        if case != "incident"
+        else request.getfixturevalue("illustrated_page")
+    )
+    for tag, attrs in Elements(page).found:
         assert (attrs.get("src") or "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
         assert (attrs.get("href") or "#").startswith(("#", "data:,"))
         assert not [a for a in attrs if a.startswith("on") or a in ("style", "srcset", "formaction", "action")]
@@ -152,11 +157,10 @@ def column(driver: Any, table: str, index: int) -> list[str]:
 class TestInChromium:
     pytestmark = browser_only
 
-    def test_it_renders_in_silence(self, driver: Any, incident: Case, black_hole: Trace, tmp_path: Path) -> None:
+    def test_it_renders_in_silence(self, driver: Any, illustrated_page: str, tmp_path: Path) -> None:
         """No console message, no request, every picture drawn, in light and dark, wide and narrow."""
-        page = render(incident, traces={1: black_hole})
         for dark, width in ((False, 1200), (True, 1200), (False, 390)):
-            load(driver, page, tmp_path, dark=dark, width=width)
+            load(driver, illustrated_page, tmp_path, dark=dark, width=width)
             shown = driver.execute_script(
                 "return [...document.querySelectorAll('figure img')].filter(i => i.offsetParent).map(i => [i.className, i.naturalWidth > 0])"
             )
@@ -211,15 +215,13 @@ class TestInChromium:
         assert driver.find_element("css selector", "#connections th").get_attribute("aria-sort") == "ascending"
 
     @pytest.mark.parametrize("dark", [False, True])
-    def test_axe_finds_nothing_serious(
-        self, driver: Any, incident: Case, black_hole: Trace, tmp_path: Path, dark: bool
-    ) -> None:
+    def test_axe_finds_nothing_serious(self, driver: Any, illustrated_page: str, tmp_path: Path, dark: bool) -> None:
         """axe-core, the checker of accessibility, finds no serious violation, contrast included."""
         axe = find_spec("axe_selenium_python")
         if axe is None or axe.origin is None:
             pytest.skip("needs axe-selenium-python, which carries axe-core")
         source = next(Path(axe.origin).parent.rglob("axe.min.js")).read_text("utf-8")
-        load(driver, render(incident, traces={1: black_hole}), tmp_path, dark=dark)
+        load(driver, illustrated_page, tmp_path, dark=dark)
         driver.execute_script(source)
         result = driver.execute_async_script("axe.run(document).then(arguments[arguments.length - 1])")
         grave = [v for v in result["violations"] if v["impact"] in ("serious", "critical")]
@@ -253,9 +255,9 @@ class TestInChromium:
         """Loaded, laid out and sortable within two seconds."""
         assert load(driver, render(large, traces={1: black_hole}), tmp_path) < 2
 
-    def test_it_prints_on_white_paper(self, driver: Any, incident: Case, black_hole: Trace, tmp_path: Path) -> None:
+    def test_it_prints_on_white_paper(self, driver: Any, illustrated_page: str, tmp_path: Path) -> None:
         """In print the light pictures are used, controls vanish, and nothing is cut off at the right, also from a dark desktop."""
-        load(driver, render(incident, traces={1: black_hole}), tmp_path, width=750)
+        load(driver, illustrated_page, tmp_path, width=750)
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
                                {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]})  # fmt: skip
         seen = driver.execute_script(
