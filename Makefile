@@ -44,7 +44,7 @@ tshark:
 browser:
 	$(call program,chromedriver,chromium chromium-driver fonts-dejavu-core)
 
-demo: venv
+demo: venv tshark
 	@mkdir -p build/demo
 	@$(BIN)/smtpscope analyze sample_pcaps/incident.pcapng \
 	  --json build/demo/incident.json --html build/demo/incident.html --plots build/demo/plots
