@@ -63,31 +63,27 @@ class Source:
         return io.BufferedReader(_AsFile(self.open()), PACKED_BYTES)
 
     def head(self) -> bytes:
-        """The first bytes, unpacked, as far as a look ahead is possible."""
+        """The first bytes, unpacked, as far as they can be read. Raises what `open` raises."""
         stream = self.open()
-        try:
-            data = _read_up_to(stream, HEAD_BYTES)
-        except BaseException:
-            stream.close()
-            raise
+        data, error = _read_up_to(stream, HEAD_BYTES)
         if self.again:
             stream.close()
         else:
-            self._held = _Rejoined(data, stream)
+            self._held = _Rejoined(data, stream, error)
         return data
 
     def _unpacked(self, raw: BinaryIO) -> Stream:
-        head = _read_up_to(cast(Stream, raw), 6)
-        packed: Stream = _Rejoined(head, cast(Stream, raw))
+        head, error = _read_up_to(cast(Stream, raw), 6)
+        packed: Stream = _Rejoined(head, cast(Stream, raw), error)
         self.compression = _compression(head)
         if not self.compression:
             return packed
         unpacked = _decompressor(self.compression, io.BufferedReader(_AsFile(packed), PACKED_BYTES))
-        inner = _read_up_to(unpacked, 6)
+        inner, error = _read_up_to(unpacked, 6)
         if _compression(inner):
             unpacked.close()
             raise NotACapture(f"compressed twice ({self.compression}, then {_compression(inner)}): unpack it first")
-        return _Rejoined(inner, unpacked)
+        return _Rejoined(inner, unpacked, error)
 
 
 def expand(args: Sequence[str], skipped: list[str] | None = None) -> list[Source]:
@@ -157,7 +153,8 @@ def _captures_among(names: Sequence[str], skipped: list[str]) -> list[Source]:
             except Exception:  # noqa: BLE001 - a decompressor's own error: it is damaged, not foreign
                 found.append(source)
                 continue
-            if not is_capture(head) and not is_foreign_capture(head):
+            damaged = source.compression and not head
+            if not is_capture(head) and not is_foreign_capture(head) and not damaged:
                 skipped.append(name)
                 continue
         found.append(source)
@@ -275,25 +272,29 @@ def _needed(module: str, compression: str) -> Any:
         ) from None
 
 
-def _read_up_to(stream: Stream, size: int) -> bytes:
-    """The next bytes of a stream, fewer than `size` only at its end."""
+def _read_up_to(stream: Stream, size: int) -> tuple[bytes, Exception | None]:
+    """The next bytes of a stream, fewer than `size` only at its end or where an error stops it."""
     data = bytearray(size)
     view = memoryview(data)
     got = 0
-    while got < size:
-        n = stream.readinto(view[got:])
-        if not n:
-            break
-        got += n
-    return bytes(data[:got])
+    try:
+        while got < size:
+            n = stream.readinto(view[got:])
+            if not n:
+                break
+            got += n
+    except Exception as error:  # noqa: BLE001 - kept for when reading comes to this place
+        return bytes(data[:got]), error
+    return bytes(data[:got]), None
 
 
 class _Rejoined:
-    """A stream with bytes that were already taken from it put back in front."""
+    """A stream with what was already taken from it (bytes, or an error behind them) put back in front."""
 
-    def __init__(self, head: bytes, rest: Stream) -> None:
+    def __init__(self, head: bytes, rest: Stream, error: Exception | None = None) -> None:
         self._head = memoryview(head)
         self._rest = rest
+        self._error = error
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         if len(self._head):
@@ -301,6 +302,8 @@ class _Rejoined:
             buffer[:n] = self._head[:n]
             self._head = self._head[n:]
             return n
+        if self._error is not None:
+            raise self._error
         return self._rest.readinto(buffer)
 
     def close(self) -> None:
