@@ -8,6 +8,7 @@ said in them. A connection that either of them finds odd is left to the long way
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from zlib import crc32
@@ -18,6 +19,8 @@ from ..capture.packets import FIN, RST, address_text
 from ..smtp.plain import Answer, Body, Odd, Pieces, Plain, Said, read_plain
 from ..smtp.states import MailShape
 from ..smtp.terminator import LENGTH, Cuts, cuts
+from ..smtp.tls import read_session
+from ..tcp.connections import Ints
 from ..tcp.delivery import NOT_ACK, Delivery
 from ..tcp.regular import AT, CLOSED_BY, NEVER, Survey, survey
 from .mails import PRINT_BYTES, MailRecord, Ref, Talk, display_filter
@@ -92,6 +95,7 @@ class RegularGroup:
         wanted = (direction & 1 == 1) | (number - flight_first[flight] < FIRST_PIECES)
         wanted |= flight_stop[flight] - number <= LAST_PIECES
         self.all_rows = rows
+        self.row_bounds = np.searchsorted(direction, np.arange(2 * len(d.group) + 1))
         chosen = np.flatnonzero(wanted)
         self.number = chosen.tolist()  # of each piece among all fresh rows
         self.rows = rows[chosen]
@@ -174,8 +178,12 @@ class RegularGroup:
             capture_end_ns=self.capture_end_ns,
         )
         try:
-            for i, shape in enumerate(plain.shape.mails):
-                talk.mails.append(self._mail(k, talk, next_mail + i, i + 1, shape, plain, c, s))
+            for shape in plain.shape.mails:
+                talk.mails.append(
+                    self._mail(k, talk, next_mail + len(talk.mails), len(talk.mails) + 1, shape, plain, c, s)
+                )
+            if plain.tls_start:
+                self._tls(k, talk, next_mail, *plain.tls_start)
         except Odd:
             return None
         # in smtp a dialogue is one by its greeting word or by its mails; the shared dialogue holds no mails
@@ -275,6 +283,65 @@ class RegularGroup:
             end_alone=alone,
             body_print=self._print(bodies[0].start, last.end, c, s) if last is not None else None,
         )
+
+    def _tls(self, k: int, talk: Talk, next_mail: int, client_start: int, server_start: int) -> None:
+        """What the records tell, and the mails that hide in them (see dialogue.read_tls and mails._join_mail)."""
+        client, server = self._view(2 * k), self._view(2 * k + 1)
+        session = read_session(client, server, client_start, server_start)
+        talk.dialogue = replace(
+            talk.dialogue,
+            tls="starttls",
+            tls_client_start=client_start,
+            tls_server_start=server_start,
+            tls_session=session,
+            phase="tls",
+            awaited=None,
+        )
+        for mail in session.mails:
+            if not mail.whole or not mail.answered:
+                raise Odd
+            end_sent_ns = client.time_at(mail.end - 1)
+            assert end_sent_ns is not None
+            talk.mails.append(
+                MailRecord(
+                    key=next_mail + len(talk.mails),
+                    talk=talk.key,
+                    index=len(talk.mails) + 1,
+                    mail_from=None,
+                    recipients=(),
+                    size=mail.size,
+                    size_estimated=True,
+                    via="tls",
+                    cuts=None,
+                    end_frames=(),
+                    reply_code=None,
+                    reply_frames=(),
+                    outcome="unknown",
+                    start_ns=client.time_at(mail.start),
+                    end_ns=end_sent_ns,
+                    end_sent_ns=end_sent_ns,
+                    reply_delay_s=None,
+                    waited_s=(talk.end_ns - end_sent_ns) / 1e9,
+                    gave_up_by=self._gave_up_by(k, end_sent_ns),
+                    end_sent=True,
+                    end_acked=True,
+                    end_sends=1 + self._resends(k, mail.end - 1),
+                    body_acked=True,
+                    answered=True,
+                    accepted_late=False,
+                    in_data=True,
+                    closed_in_data=talk.closed_by != "open",
+                    data_bytes_sent=mail.end - mail.start,
+                    largest_packet_bytes=client.largest_packet(mail.start, mail.end),
+                    hold_back_s=None,
+                    end_alone=False,
+                    body_print=None,
+                )
+            )
+
+    def _view(self, direction: int) -> _View:
+        lo, hi = self.row_bounds[direction : direction + 2]
+        return _View(self.delivery, self.all_rows[lo:hi])
 
     def _piece(self, offset: int, c: int, s: int) -> int:
         i = bisect_right(self.pieces.start, offset, c, s) - 1
@@ -387,13 +454,48 @@ class RegularGroup:
 _WHOLE = cuts(0, ())
 
 
+class _View:
+    """One side's whole stream as smtp wants it (lines.StreamView), made of its rows that carry bytes for the first time."""
+
+    def __init__(self, delivery: Delivery, rows: Ints) -> None:
+        self.table = delivery.group.table
+        self.rows = rows
+        self.starts = delivery.seq[rows]
+        self.ack = delivery.ack[rows]
+        self.start = 0
+        self.end = int(delivery.end[rows[-1]]) if len(rows) else 0
+
+    def pieces(self) -> list[tuple[int, bytes]]:
+        t, rows = self.table, self.rows
+        views = [memoryview(b) for b in t.buffers]
+        at = t.payload_at[rows]
+        places = zip(t.buffer[rows].tolist(), at.tolist(), (at + t.payload_bytes[rows]).tolist(), strict=True)
+        data = b"".join([views[b][i:j] for b, i, j in places])
+        return [(0, data)] if data else []
+
+    def _number(self, offset: int) -> int:
+        return int(np.searchsorted(self.starts, offset, side="right")) - 1
+
+    def peer_at(self, offset: int) -> int | None:
+        if not 0 <= offset < self.end:
+            return None
+        ack = int(self.ack[self._number(offset)])
+        return ack if ack != NOT_ACK else None
+
+    def time_at(self, offset: int) -> int | None:
+        return int(self.table.time_ns[self.rows[self._number(offset)]]) if 0 <= offset < self.end else None
+
+    def largest_packet(self, start: int, end: int) -> int:
+        return int(self.table.ip_bytes[self.rows[self._number(start) : self._number(end - 1) + 1]].max())
+
+
 def _seen_bytes(bodies: list[Body]) -> int:
     return sum((b.terminator_end if b.terminator_end is not None else b.end) - b.start for b in bodies)
 
 
 def _outcome(codes: list[int], refusals: list[int], shape: MailShape) -> str | None:
     """See dialogue.Mail.outcome."""
-    codes = codes or refusals
+    codes = refusals or codes
     if not codes:
         return "aborted" if shape.ended_by in ("rset", "quit", "ehlo", "mail") and not shape.complete else None
     if any(code < 400 for code in codes):

@@ -82,6 +82,7 @@ class Plain(NamedTuple):
     replies: list[Answer]
     bodies: list[Body]
     hello_reply: Answer | None  # to the first EHLO or HELO that got one
+    tls_start: tuple[int, int] | None  # where TLS begins, in the client's stream and in the server's
 
 
 # RFC 5321 4.2, one whole reply; every line with its code (grammar.reply_line is wider).
@@ -90,7 +91,7 @@ _REPLY = re.compile(rb"(?:[2-5]\d\d-[^\r\n]*\r\n)*[2-5]\d\d(?: [^\r\n]*)?\r\n")
 _MAIL = re.compile(rb"MAIL FROM:<([!#-9;=?-~]*)>(?: [^\r\n]*)?\r\Z")
 _RCPT = re.compile(rb"RCPT TO:<([!#-9;=?-~]*)>(?: [^\r\n]*)?\r\Z")
 # Requests whose reply leaves the next bytes of the client a command line, whatever it is.
-_SIMPLE = frozenset("EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT".split())
+_SIMPLE = frozenset("EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT STARTTLS".split())
 _HELLOS = ("EHLO", "HELO")
 
 K = TypeVar("K")
@@ -131,6 +132,7 @@ class _Reading:
         bodies: list[Body] = []
         hellos: list[_Hello] = []
         hello_reply: Answer | None = None
+        tls_start: tuple[int, int] | None = None
         pos = base = 0
         data = b""
         while pos < client_end:
@@ -179,6 +181,11 @@ class _Reading:
             if verb in _HELLOS:
                 hellos.append((verb, argument, code, raw))
                 hello_reply = hello_reply or replies[-1]
+            elif verb == "STARTTLS" and code < 400:
+                if code >= 300 or pos > end:
+                    raise Odd
+                tls_start = pos, self.at
+                break
             elif verb == "DATA" and code < 400:
                 if code != 354:
                     raise Odd
@@ -188,10 +195,10 @@ class _Reading:
                 assert body.terminator_end is not None
                 base = pos = body.terminator_end
                 data = b""
-        if self.at < len(self.text):
+        if self.at < len(self.text) and tls_start is None:
             raise Odd
         shape, dialogue = _understood(tuple(tokens), greeting, hellos)
-        return Plain(dialogue, shape, commands, replies, bodies, hello_reply)
+        return Plain(dialogue, shape, commands, replies, bodies, hello_reply, tls_start)
 
     def seek(self, pos: int) -> None:
         """Go to the client's piece that holds this byte."""
