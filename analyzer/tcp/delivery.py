@@ -27,6 +27,9 @@ NO_PAYLOAD, ACKED, SACKED, LOST, UNKNOWN = 0, 1, 2, 3, 4  # values of `fate`
 # A router between two captured interfaces forwards within microseconds; no stack resends that soon (RFC 6298: RTO >= 200 ms
 # on Linux; a fast retransmit needs three ACKs, which takes longer than this on any real link).
 DUPLICATE_NS = 2_000_000
+# Share of the packets of one direction that a mirror port shows a second time: all, but for what it drops when busy. No
+# stack sends three of four packets again within DUPLICATE_NS.
+MIRRORED = 0.75
 
 
 ClosedBy = Literal["client-fin", "server-fin", "client-rst", "server-rst", "open"]
@@ -480,6 +483,9 @@ def _overlaps(seq: Ints, end: Ints, data: Bools, direction: Ints) -> tuple[Bools
 def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bools:
     """Second captures of the same packet: same bytes, same IP id (IPv6: same timestamps, another hop limit), at once.
 
+    Without an identification and with the same hop limit a twin may be a quick resend. A mirror port shows nearly every
+    packet twice: then all of them are copies.
+
     Looked for only in directions where an apparent resend has a twin, so that a regular capture pays nothing.
     """
     twin = np.zeros(len(seq), bool)
@@ -487,15 +493,21 @@ def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bo
     for d in suspects.tolist():
         lo, hi = np.searchsorted(direction, [d, d + 1])
         seen: dict[tuple[int, ...], tuple[int, int]] = {}
+        unsure: list[int] = []
         part = t[lo:hi]
         cols = (part.time_ns, seq[lo:hi], part.payload_bytes, part.ip_id, part.ts_val, part.ack, part.flags, part.ttl)
         for i, (time, s, n, ip_id, ts, ack, flags, ttl) in enumerate(zip(*(c.tolist() for c in cols), strict=True)):
             key = (s, n, ip_id, ts, ack, flags)
             before = seen.get(key)
-            if before and time - before[0] <= DUPLICATE_NS and (ip_id or ttl != before[1]):
-                twin[lo + i] = True
+            if before and time - before[0] <= DUPLICATE_NS:
+                if ip_id or ttl != before[1]:
+                    twin[lo + i] = True
+                else:
+                    unsure.append(lo + i)
             else:
                 seen[key] = (time, ttl)
+        if len(unsure) >= MIRRORED * (hi - lo - len(unsure)):
+            twin[unsure] = True
     return twin
 
 
