@@ -288,6 +288,8 @@ class RegularGroup:
         """What the records tell, and the mails that hide in them (see dialogue.read_tls and mails._join_mail)."""
         client, server = self._view(2 * k), self._view(2 * k + 1)
         session = read_session(client, server, client_start, server_start)
+        if not session.handshake_complete:
+            raise Odd
         talk.dialogue = replace(
             talk.dialogue,
             tls="starttls",
