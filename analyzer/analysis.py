@@ -65,12 +65,13 @@ def analyze(
                 run.counts.update(batch.counts)
                 if batch.tcp_ports is not None:
                     run.count_services(batch.tcp_ports)
-                run.take(run.tracker.add(batch.packets, batch.last_time_ns))
+                run.take(run.points.tracker().add(batch.packets, batch.last_time_ns))
                 if progress:
                     progress(run.counts["frames"])
         except KeyboardInterrupt:
             run.interrupted = True
-        run.take(run.tracker.finish())
+        for tracker in run.points.trackers:
+            run.take(tracker.finish())
         return _Verdict(run, judge_with=lambda subjects: judge(pack, subjects)).case()
 
 
@@ -100,7 +101,8 @@ def traces(case: c.Case, connections: Collection[int]) -> dict[int, Trace]:
     flows = {(_address(x.client.ip), x.client.port, _address(x.server.ip), x.server.port) for x in wanted.values()}
     ports = frozenset(x.server.port for x in wanted.values())
     reading = ReadOptions(ports=ports, only=frozenset(flows | {(*flow[2:], *flow[:2]) for flow in flows}))
-    tracker = Tracker(ports)
+    captures: list[CaptureInfo] = []
+    points = _Points(captures, ports)
     icmp: list[IcmpError] = []
     seen: dict[frozenset[object], list[Trace]] = defaultdict(list)  # a pair of ports may be used again
 
@@ -110,16 +112,21 @@ def traces(case: c.Case, connections: Collection[int]) -> dict[int, Trace]:
             found = delivery.trace(k)
             seen[frozenset((found.client, found.server))].append(found)
 
-    for batch in read([x.path for x in case.captures], reading, []):
+    for batch in read([x.path for x in case.captures], reading, captures):
         icmp += batch.icmp
-        keep(tracker.add(batch.packets, batch.last_time_ns))
-    keep(tracker.finish())
+        keep(points.tracker().add(batch.packets, batch.last_time_ns))
+    for tracker in points.trackers:
+        keep(tracker.finish())
     return {x.id: _nearest(seen[frozenset((x.client, x.server))], x, icmp) for x in wanted.values()}
 
 
 def _nearest(candidates: Sequence[Trace], conn: c.Connection, icmp: Sequence[IcmpError]) -> Trace:
     """Of the connections between the same two ports the one that began when `conn` did, with the ICMP that quotes it."""
-    found = min(candidates, key=lambda t: abs(t.start_ns - conn.start_ns), default=None)
+    found = min(
+        candidates,
+        key=lambda t: (t.first_capture != conn.first_frame.capture, abs(t.start_ns - conn.start_ns)),
+        default=None,
+    )
     if found is None:
         raise KeyError(f"the packets of connection {conn.id} are not in the captures any more")
     found.icmp = [e for e in icmp if _quotes(e, conn)]
@@ -142,6 +149,34 @@ def _quotes(e: IcmpError, conn: c.Connection) -> bool:
     return ends == {tuple(conn.client), tuple(conn.server)}
 
 
+class _Points:
+    """The points of capture: files of a rotated set follow each other at one of them; captures that overlap in time were
+    taken at different ones, and what both hold are the same packets seen twice, not resends."""
+
+    def __init__(self, captures: list[CaptureInfo], ports: frozenset[int]) -> None:
+        self.captures = captures  # grows while they are read; the last one is being read
+        self.ports = ports
+        self.trackers: list[Tracker] = []  # one per point
+        self.of: dict[int, int] = {}  # capture id -> point, from 0
+
+    def tracker(self) -> Tracker:
+        """The tracker for the capture that is being read."""
+        current = self.captures[-1]
+        if current.id not in self.of:
+            taken = {self.of[x.id] for x in self.captures[:-1] if x.id in self.of and _overlap(x, current)}
+            self.of[current.id] = next(n for n in range(len(taken) + 1) if n not in taken)
+            while len(self.trackers) <= self.of[current.id]:
+                self.trackers.append(Tracker(self.ports))
+        return self.trackers[self.of[current.id]]
+
+
+def _overlap(earlier: CaptureInfo, later: CaptureInfo) -> bool:
+    """The second begins inside the first (captures are read in the order of their first packets)."""
+    if earlier.first_ns is None or earlier.last_ns is None or later.first_ns is None:
+        return False
+    return earlier.first_ns <= later.first_ns < earlier.last_ns
+
+
 @dataclass
 class _Analysis:
     """What is known while the captures are read: a talk per connection, a ledger per path."""
@@ -155,14 +190,14 @@ class _Analysis:
     interrupted: bool = False
     talks: list[mails.Talk] = field(default_factory=list)
     ledgers: dict[tuple[str, str], paths.PathLedger] = field(default_factory=dict)
-    tracker: Tracker = field(init=False)
+    points: _Points = field(init=False)
     _by_flow: dict[FourTuple, list[IcmpError]] = field(default_factory=lambda: defaultdict(list))
     _used_icmp: set[tuple[int, int]] = field(default_factory=set)
     _next_key: int = 1
     _next_mail: int = 1
 
     def __post_init__(self) -> None:
-        self.tracker = Tracker(self.options.ports)
+        self.points = _Points(self.captures, self.options.ports)
 
     def take_icmp(self, errors: Sequence[IcmpError]) -> None:
         for e in errors:
@@ -334,7 +369,7 @@ class _Verdict:
             weighed.append(w)
         self._compare_paths(weighed)
         subjects = [w.subject for w in weighed]
-        subjects += mails.message_subjects(self.talks)
+        subjects += mails.message_subjects(self.talks, run.points.of)
         subjects += mails.connection_subjects(self.talks)
         subjects += mails.server_subjects(self.talks)
         drafts = self.judge(subjects)
@@ -483,11 +518,27 @@ class _Verdict:
             p.id = path_id[p.id]
         case.findings = [_finding(i, d, conn_id, mail_id, path_id) for i, d in enumerate(drafts, 1)]
         case.summary = summarize(case)
-        case.limits = limits(case)
+        case.limits = _seen_twice(listed, run.points.of) + limits(case)
         return case
 
     def _is_listed(self, t: mails.Talk) -> bool:
         return t.dialogue.is_smtp or t.server[1] in self.run.options.ports
+
+
+def _seen_twice(talks: Sequence[mails.Talk], points: dict[int, int]) -> list[str]:
+    """Connections that two of the captures hold: said, and told apart."""
+    where: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+    for t in talks:
+        where[(t.client, t.server)].add(t.first_frame[0])
+    both = [ids for ids in where.values() if len({points.get(i, 0) for i in ids}) > 1]
+    if not both:
+        return []
+    ids = sorted(set().union(*both))
+    named = " and ".join(map(str, ids[:4]))
+    return [
+        f"{len(both)} connection{'' if len(both) == 1 else 's'} stand in several captures ({named}), taken at different "
+        "points: each is listed once per capture. smtpscope compare says what happened between the points."
+    ]
 
 
 def _connection(t: mails.Talk, number: int) -> c.Connection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -499,7 +499,7 @@ SAME_SERVER = (
 )
 
 
-def message_subjects(talks: Sequence[Talk]) -> list[Subject]:
+def message_subjects(talks: Sequence[Talk], points: Mapping[int, int]) -> list[Subject]:
     """One subject per mail whose content had begun."""
     by_key = {t.key: t for t in talks}
     mails = [m for t in talks for m in t.mails]
@@ -516,7 +516,7 @@ def message_subjects(talks: Sequence[Talk]) -> list[Subject]:
         for m in mails
         if m.in_data
     ]
-    return subjects + [_copy_subject(copy, by_key) for copy in _copies(mails, by_key)]
+    return subjects + [_copy_subject(copy, by_key) for copy in _copies(mails, by_key, points)]
 
 
 def _whole(m: MailRecord) -> bool:
@@ -628,12 +628,15 @@ class _Copy:
     later: MailRecord
 
 
-def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk]) -> list[_Copy]:
-    """Every mail that follows a copy of itself, with that copy."""
+def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk], points: Mapping[int, int]) -> list[_Copy]:
+    """Every mail that follows a copy of itself, with that copy; the same mail seen at two points of capture is one."""
     same: dict[tuple[Any, ...], list[MailRecord]] = defaultdict(list)
     for m in mails:
         if m.body_print is not None and m.mail_from is not None and m.recipients and m.start_ns is not None:
-            same[(talks[m.talk].client[0], m.mail_from, m.recipients, m.body_print)].append(m)
+            talk = talks[m.talk]
+            same[(points.get(talk.first_frame[0], 0), talk.client[0], m.mail_from, m.recipients, m.body_print)].append(
+                m
+            )
     out = []
     for group in same.values():
         group.sort(key=lambda m: m.start_ns or 0)

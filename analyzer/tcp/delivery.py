@@ -309,6 +309,11 @@ class Trace:
     def end_ns(self) -> int:
         return max(int(d.time_ns.max()) for d in self.directions if len(d))
 
+    @property
+    def first_capture(self) -> int:
+        """Id of the capture that holds the first packet."""
+        return min((int(d.time_ns[0]), int(d.capture[0])) for d in self.directions if len(d))[1]
+
     @cached_property
     def rtt_s(self) -> float | None:
         """Handshake round trip at the capture point: SYN to the ACK that completes it (None without both SYNs)."""
