@@ -83,7 +83,7 @@ class Source:
         if _compression(inner):
             unpacked.close()
             raise NotACapture(f"compressed twice ({self.compression}, then {_compression(inner)}): unpack it first")
-        return _Rejoined(inner, unpacked, error)
+        return _Rejoined(inner, unpacked, error, beneath=raw)
 
 
 def expand(args: Sequence[str], skipped: list[str] | None = None) -> list[Source]:
@@ -291,10 +291,13 @@ def _read_up_to(stream: Stream, size: int) -> tuple[bytes, Exception | None]:
 class _Rejoined:
     """A stream with what was already taken from it (bytes, or an error behind them) put back in front."""
 
-    def __init__(self, head: bytes, rest: Stream, error: Exception | None = None) -> None:
+    def __init__(
+        self, head: bytes, rest: Stream, error: Exception | None = None, beneath: BinaryIO | None = None
+    ) -> None:
         self._head = memoryview(head)
         self._rest = rest
         self._error = error
+        self._beneath = beneath  # the packed file, which not every decompressor closes
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         if len(self._head):
@@ -308,6 +311,8 @@ class _Rejoined:
 
     def close(self) -> None:
         self._rest.close()
+        if self._beneath is not None:
+            self._beneath.close()
 
 
 class _Xz:

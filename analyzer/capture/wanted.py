@@ -31,10 +31,13 @@ class Wanted:
     ) -> None:
         self.all_tcp = all_tcp
         self.only: frozenset[FourTuple] | None = None
+        self._by_ports: dict[int, list[tuple[int, int]]] = {}  # both ports -> source and destination of `only`
         self.is_port: npt.NDArray[np.bool_] = np.zeros(65536, bool)
         if only is not None:
             self.only = frozenset(only) | {(b, q, a, p) for a, p, b, q in only}
             ports = {port for _, p, _, q in only for port in (p, q)}
+            for src, src_port, dst, dst_port in self.only:
+                self._by_ports.setdefault(src_port << 16 | dst_port, []).append((src, dst))
         self.is_port[list(ports)] = True
 
     @property
@@ -62,15 +65,18 @@ class Wanted:
     def address_mask(self, columns: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
         """Rows of a table's columns that belong to one of the connections of `only`."""
         mask = np.zeros(len(columns["src_port"]), bool)
-        for src, src_port, dst, dst_port in self.only or ():
-            mask |= (
-                (columns["src_port"] == src_port)
-                & (columns["dst_port"] == dst_port)
-                & (columns["src_lo"] == np.uint64(src & LOW_64))
-                & (columns["dst_lo"] == np.uint64(dst & LOW_64))
-                & (columns["src_hi"] == np.uint64(src >> 64))
-                & (columns["dst_hi"] == np.uint64(dst >> 64))
-            )
+        # Ports tell nearly all connections apart; addresses are compared for the few that are left.
+        pair = columns["src_port"].astype(np.int64) << 16 | columns["dst_port"]
+        rows = np.flatnonzero(np.isin(pair, list(self._by_ports)))
+        for ports in np.unique(pair[rows]).tolist():
+            these = rows[pair[rows] == ports]
+            for src, dst in self._by_ports[ports]:
+                mask[these] |= (
+                    (columns["src_lo"][these] == np.uint64(src & LOW_64))
+                    & (columns["dst_lo"][these] == np.uint64(dst & LOW_64))
+                    & (columns["src_hi"][these] == np.uint64(src >> 64))
+                    & (columns["dst_hi"][these] == np.uint64(dst >> 64))
+                )
         return mask
 
 

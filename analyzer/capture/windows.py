@@ -28,6 +28,10 @@ PADDING_BYTES = 512
 # the decoder looks back into for a handshake), one to spare.
 MAX_BUFFERS = 4
 
+# What getrefcount says of an object that a list holds and nobody else (versions of Python count differently).
+_HELD = [np.empty(1)]
+HELD_BY_A_LIST_ONLY = sys.getrefcount(_HELD[0])
+
 
 class Stream(Protocol):
     """What windows are filled from: an open file, a pipe, a decompressor."""
@@ -113,8 +117,7 @@ class Windows:
 
     def _free_buffer(self) -> Bytes:
         for i in range(len(self._buffers)):
-            # Held by the list and by getrefcount's argument only: neither the window nor a table that was made from it.
-            if sys.getrefcount(self._buffers[i]) == 2:
+            if sys.getrefcount(self._buffers[i]) == HELD_BY_A_LIST_ONLY:
                 return self._buffers[i]
         buffer = np.empty(HEADROOM_BYTES + self._window_bytes + PADDING_BYTES, np.uint8)
         if len(self._buffers) >= MAX_BUFFERS:
