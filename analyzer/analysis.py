@@ -535,9 +535,10 @@ def _seen_twice(talks: Sequence[mails.Talk], points: dict[int, int]) -> list[str
         return []
     ids = sorted(set().union(*both))
     named = " and ".join(map(str, ids[:4]))
+    what = "1 connection stands" if len(both) == 1 else f"{len(both)} connections stand"
     return [
-        f"{len(both)} connection{'' if len(both) == 1 else 's'} stand in several captures ({named}), taken at different "
-        "points: each is listed once per capture. smtpscope compare says what happened between the points."
+        f"{what} in several captures ({named}), taken at different points: once for each in the lists. "
+        + "smtpscope compare tells what happened between the points."
     ]
 
 
