@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .analysis import Options
     from .report import pcapng
     from .tcp.delivery import Trace
+    from .verify import Verification
 
 PathLike = str | os.PathLike[str]
 
@@ -325,6 +326,12 @@ class Case:
         return f"<div class='smtpscope'>{verdict}{table}{limits}</div>"
 
     # -- verdict -------------------------------------------------------------------------------------------------
+
+    def verify(self, after: Case) -> Verification:
+        """Whether the faults of this case are gone in `after`, taken after a repair: `.state`, `.checks`."""
+        from . import verify
+
+        return verify.verify(self.data, after.data)
 
     def counting(
         self, severity: _case.Severity, confidence: _case.Confidence = "likely", known: frozenset[str] = frozenset()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .api import Case
 
 DONE, COUNTED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + SIGINT, as shells have it
+NOT_EXERCISED = 4  # verify: what failed before was not tried, so nothing is proven
 SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
 CONFIDENCES = ("possible", "likely", "certain")
 CONFIGURATION = "pyproject.toml"
@@ -143,14 +144,37 @@ def batch(args: argparse.Namespace) -> int:
     return COUNTED if result.counting else DONE if result.summary["complete"] else UNREADABLE
 
 
-def _analysed(args: argparse.Namespace, **settings: Any) -> Case:
+def verify(args: argparse.Namespace) -> int:
+    """Whether a repair has helped."""
+    from . import verify as repair
+
+    _check_targets({"json": args.json} if args.json else {})
+    before, after = (_analysed(args, captures=[capture]) for capture in (args.before, args.after))
+    result = before.verify(after)
+    if args.json:
+        _write(repair.render_json(result), args.json)
+    if args.json != "-":
+        _write(repair.text(result), "-")
+    if before.data.interrupted or after.data.interrupted:
+        return INTERRUPTED
+    if result.state == "still-broken":
+        return COUNTED
+    if not result.complete:
+        return UNREADABLE
+    return DONE if result.state == "fixed" else NOT_EXERCISED
+
+
+def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, **settings: Any) -> Case:
     """The case of the captures named, with its troubles told on stderr."""
     from . import api
 
     given = {name: getattr(args, name) for name in ("ports", "all_tcp", "rules", "max_bytes", "jobs") if name in args}
     with _progress(quiet=args.quiet) as progress:
         case = api.analyze(
-            args.captures, progress=progress, **settings, **{name: value for name, value in given.items() if value}
+            captures or args.captures,
+            progress=progress,
+            **settings,
+            **{name: value for name, value in given.items() if value},
         )
     for capture in case.data.captures:
         for problem in capture.problems:
@@ -259,6 +283,7 @@ def parser() -> _Parser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_analyze(commands)
     _add_batch(commands)
+    _add_verify(commands)
     _add_annotate(commands)
     _add_rules(commands)
     return top
@@ -335,6 +360,25 @@ def _add_batch(commands: Any) -> None:
     command.add_argument("--quiet", action="store_true", help="no progress")
     _add_reading(command, jobs="cases to work on at a time (default: one per processor)")
     _add_verdict(command)
+
+
+def _add_verify(commands: Any) -> None:
+    command = _command(
+        commands,
+        "verify",
+        verify,
+        "after a repair: fixed, still broken, or not exercised",
+        usage="smtpscope verify [OPTION...] BEFORE AFTER",
+        epilog="Exit status, the first that applies: 2 wrong usage; 130 interrupted; 1 still broken; 3 a capture could not "
+        "be read, or not to its end; 4 not exercised: what failed before was not tried again, so nothing is proven; 0 fixed.",
+    )
+    command.add_argument(
+        "before", metavar="BEFORE", help="file, folder, glob or URL of the capture that shows the fault"
+    )
+    command.add_argument("after", metavar="AFTER", help="the same of the capture taken after the repair")
+    command.add_argument("--json", metavar="FILE", help="the answer as JSON, schema smtpscope-verify/1 (- is stdout)")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    _add_reading(command)
 
 
 def _add_annotate(commands: Any) -> None:
