@@ -339,7 +339,7 @@ def main() -> int:
     parser.add_argument("--install", action="store_true", help="install the mailers and tools that the lab needs (Debian)")
     parser.add_argument("--out", type=Path, default=Path("/tmp/lab-out"))
     parser.add_argument("--jobs", type=int, default=12)
-    parser.add_argument("--tries", type=int, default=2)
+    parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--readme", action="store_true", help="write the table of samples in sample_pcaps/README.md anew")
     parser.add_argument("--publish", action="store_true", help="copy accepted captures and their sidecars into sample_pcaps/")
     options = parser.parse_args()

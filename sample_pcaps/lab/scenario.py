@@ -24,7 +24,8 @@ class Finding:
     connections: int | None = 1
     """How many connections the finding names; None where that depends on chance or on taste."""
     sender: str = SENDER4
-    receiver: str = RECEIVER4
+    receiver: str | None = RECEIVER4
+    """None: any of several."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -153,6 +154,14 @@ def each_to_its_server(net: Network, sender: Any, scenario: Scenario) -> list[di
     connections = []
     for number, mail in enumerate(scenario.mails, 1):
         connections += Script(net, scenario.sender_settings, mail.server).send([replace(mail, to=f"harbour{number:03d}@example.net")], scenario.limit_s)
+    return connections
+
+
+def one_mail_to_each_server(net: Network, sender: Any, scenario: Scenario) -> list[dict]:
+    """The very same mail to one server of the destination after the other."""
+    connections = []
+    for mail in scenario.mails:
+        connections += Script(net, scenario.sender_settings, mail.server).send([mail], scenario.limit_s)
     return connections
 
 

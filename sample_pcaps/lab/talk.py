@@ -86,6 +86,8 @@ def client(order: dict) -> list[dict]:
                 connections.append({"server_ip": target, "client_port": None, "mails": []})
                 server = Client(timeout=timeout, local_hostname="mail.example.org")
                 server._host = target  # what starttls() names; connect() does not set it
+                if order.get("alternate_ports"):  # odd and even in turn
+                    server.source_address = ("", 40001 + len(connections))
                 server.connect(target, order.get("port", 25))
                 connections[-1]["client_port"] = server.sock.getsockname()[1]
                 server.ehlo() if order.get("ehlo", True) else server.helo()
@@ -133,7 +135,7 @@ class Server:
     banner, keywords[], hang_at_end (never answers the final dot), reply_delay_s, stop_reading_after (bytes of mail),
     stop_reading_s, close_after_data (bytes of mail, then RST), say_421_after (mails), final_reply, rcpt_reply,
     ehlo_reply_lines (a very long EHLO answer), refuse_ehlo, hang_first (only that many mails hang), hang_s, receive_buffer,
-    implicit_tls, tls_hang (never answers a ClientHello), defer_first (rcpt_reply only that often), other_reply, http (answers a web request with that many bytes)
+    close_at_end (so many mails), line_pause_s (reads slowly), implicit_tls, tls_hang (never answers a ClientHello), defer_first (rcpt_reply only that often), other_reply, http (answers a web request with that many bytes)
     """
 
     def __init__(self, order: dict) -> None:
@@ -241,6 +243,7 @@ class Server:
                 stalled = True
                 self.log(f"{name}: stops reading after {got} bytes")
                 time.sleep(order["stop_reading_s"])
+            time.sleep(order.get("line_pause_s", 0))
             if order.get("close_after_data") and got > order["close_after_data"]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 self.log(f"{name}: closes after {got} bytes of mail")
@@ -251,6 +254,11 @@ class Server:
             self.log(f"{name}: lost connection after DATA ({got} bytes)")
             return False
         self.ended += 1
+        if self.ended <= order.get("close_at_end", 0):
+            self.log(f"{name}: mail of {got} bytes complete, closes without an answer")
+            reader.close()
+            sock.close()
+            return False
         if order.get("hang_at_end") and self.ended <= order.get("hang_first", 1 << 30):
             self.log(f"{name}: mail of {got} bytes complete, says nothing")
             time.sleep(order.get("hang_s", 600))

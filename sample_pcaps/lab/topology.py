@@ -32,6 +32,7 @@ TOO_BIG6 = "icmpv6 type packet-too-big"
 # where an ICMP filter can sit -> (namespace, nft hook)
 ICMP_FILTERS = {
     "filtered-at-r2": ("r2", "output"),
+    "filtered-only-at-r2": ("r2", "output"),
     "filtered-at-r1": ("r1", "forward"),
     "filtered-at-sender": ("sender", "input"),
 }
@@ -51,6 +52,8 @@ class Path_:
     """Path MTU toward single receiver addresses (several destinations)."""
     mtu_near: int | None = None
     """Path MTU of everything that leaves the sender's network, narrow at r1."""
+    mtu_of_sender: int | None = None
+    """The sender's own route is set to this MTU (a repair)."""
     host_mtu: int = 1500
     """MTU of link A and of the sender's interface; the other links carry the larger of this and 1500."""
     receiver_mtu: int = 1500
@@ -206,6 +209,8 @@ class Network:
                                          ("r2", "10.2.0.1", "2001:db8:2::1")):
             # per route, because a namespace may not choose the algorithm for all its sockets
             algorithm = "" if node == "r2" else f"congctl {p.congestion}"
+            if node == "sender" and p.mtu_of_sender:
+                algorithm += f" mtu {p.mtu_of_sender}"
             self.ip(node, f"route add default via {gateway4} {algorithm}")
             self.ip(node, f"-6 route add default via {gateway6} {algorithm}")
         lock = f"mtu lock {p.mtu_near}" if p.mtu_near else ""
