@@ -343,7 +343,8 @@ class _Weighing:
         f["stuck_span_s"] = main.span_s
         f["stuck_ip_bytes"] = size
         f["stuck_df"] = bool(d.df[main.rows].all())
-        f["stuck_acked"] = main.acked_ns is not None and not main.shrank
+        # what passed in smaller packets by the sender's own finding was stuck; what an ICMP told it to cut was helped
+        f["stuck_acked"] = main.acked_ns is not None and not (main.shrank and not self._told_by_icmp(view, main))
         f["stuck_at_handshake"] = view.in_tls_handshake
         f["stuck_at_bytes"] = main.seq
         f["smallest_lost_bytes"] = size
@@ -702,7 +703,8 @@ class _Weighing:
                 h = v.sighting.hole
                 if h is None or (h.filled_ns is not None and not f.get("recovered")):
                     continue
-                if not f["delivered_at_or_above_stuck"]:
+                # without the handshake nobody knows how large the missing packets were
+                if not f["delivered_at_or_above_stuck"] and h.size_known:
                     below = min(below, h.lost_ip_bytes) if below is not None else h.lost_ip_bytes
         at_least = self._largest_delivered(changed_ns, below)
         return at_least, below

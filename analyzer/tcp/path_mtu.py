@@ -97,6 +97,7 @@ class Hole:
     segments: int | None  # how many full ones fit into it
     lost_ip_bytes: int  # no lost packet was larger than this; the full size when the hole is full segments
     peer_resend_answered: bool | None
+    size_known: bool  # the handshake bounds `lost_ip_bytes`, or the hole itself does; else it is Ethernet's usual size
 
     @property
     def s(self) -> float:
@@ -333,6 +334,9 @@ def _sacked_passes(d: Direction, since_ns: int) -> Iterator[Passed]:
     """Packets sent after `since_ns` that a SACK vouches for; a part of an offloaded frame counts with its own length."""
     ranges = merge_ranges((a, b) for t, a, b in d.peer.sacks if t >= since_ns)
     full = d.wire_limit
+    if full is None:  # no handshake seen: single packets, resends above all, show how large one is
+        single = d.ip_bytes[d.data & ~d.offloaded]
+        full = int(single.max()) if len(single) else None
     for row in np.flatnonzero(d.data & (d.time_ns >= since_ns)).tolist():
         start, end = int(d.seq[row]), int(d.end[row])
         for left, right in ranges:
@@ -341,10 +345,17 @@ def _sacked_passes(d: Direction, since_ns: int) -> Iterator[Passed]:
                 continue
             header = int(d.ip_bytes[row]) - int(d.payload_bytes[row])
             if not d.offloaded[row]:
-                if a == start and b == end and d.sent_once[row]:
+                if a == start and b == end and (d.sent_once[row] or _alone_arrived(d, row, left, right)):
                     yield Passed(int(d.ip_bytes[row]), "sack", int(d.time_ns[row]), [row])
             elif full is not None:
                 yield Passed(min(b - a + header, full), "sack", int(d.time_ns[row]), [row])
+
+
+def _alone_arrived(d: Direction, row: int, left: int, right: int) -> bool:
+    """The block vouches for this packet although its bytes left in others too: of those it leaves parts out, so they did
+    not arrive; or they were no larger."""
+    shared = np.flatnonzero(d.data & (d.seq < d.end[row]) & (d.end > d.seq[row]) & (d.ip_bytes > d.ip_bytes[row]))
+    return not bool(((d.seq[shared] >= left) & (d.end[shared] <= right)).any())
 
 
 def _window_shut(d: Direction, stuck: Stuck) -> bool:
@@ -601,15 +612,16 @@ def _hole(
     header = (40 if d.table.ip_version[0] == 4 else 60) + (12 if bool(d.table.has_ts.any()) else 0)
     fits = full is not None and length % full[0] == 0
     lost = length + header
-    if full is not None:
-        lost = min(lost, full[1])
-    else:
-        # without the handshake: what was seen to arrive, or Ethernet, bounds what one packet can have been
-        lost = min(lost, max(1500, int(d.ip_bytes[~d.offloaded].max(initial=0))))
+    # without the handshake: what was seen to arrive, or Ethernet, bounds what one packet can have been
+    most = full[1] if full is not None else max(1500, int(d.ip_bytes[~d.offloaded].max(initial=0)))
+    size_known = full is not None or lost <= most
+    lost = min(lost, most)
     _, proofs, failed = _peer_resend_verdict(d, since - 1, until)
     answered = True if proofs else (False if failed else None)
     segments = length // full[0] if full is not None else None
-    return Hole(at, length, since, until, later, later_rows, filled_ns, fill_sizes, fits, segments, lost, answered)
+    return Hole(
+        at, length, since, until, later, later_rows, filled_ns, fill_sizes, fits, segments, lost, answered, size_known
+    )
 
 
 def examine(trace: Trace, capture_end_ns: int) -> tuple[Sighting, Sighting]:
@@ -682,7 +694,7 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
     grace = since + 2 * rtt_ns + 100_000_000
     s.peer_silent = bool(len(p)) and not bool(((p.time_ns > grace) & (p.time_ns < until)).any()) and not s.small_passed
     s.peer_owes_word = _owes_word(d, since)
-    if failed:
+    if failed or _answers_in_vain(d, since):
         acks = np.flatnonzero((d.payload_bytes == 0) & (d.time_ns > since) & (d.ack != NOT_ACK))
         if len(acks):
             s.small_failed.append((int(d.ip_bytes[acks].min()), acks.tolist()))
@@ -691,8 +703,21 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
     # the stuck segment is the first one that does not fit into a window of 65,535 bytes that nobody scales
     crosses = main.seq <= 65_535 < main.seq + max(int(d.payload_bytes[main.rows[0]]), 1)
     s.window_scaling_broken = bool(d.peer.window_scale) and crosses and not s.small_passed
-    if s.at in ("middle", "at_receiver"):  # a sending host leaves the checksum to its network card
+    # a sending host leaves the checksum to its network card; behind a router somebody has computed it
+    if s.at in ("middle", "at_receiver") or (s.at == "unknown" and _hops_of(d)):
         s.bad_checksums = _damaged(d, main)
+
+
+def _answers_in_vain(d: Direction, since: int) -> bool:
+    """A one-way capture: the unseen peer sends its last data again and again, although each time a pure ACK answers."""
+    if len(d.peer):
+        return False
+    pure = (d.payload_bytes == 0) & ((d.flags & (SYN | FIN | RST)) == 0) & ~d.duplicate
+    acks = np.flatnonzero(pure & (d.time_ns > since) & (d.ack != NOT_ACK))
+    acks = acks[d.ack[acks] == d.ack[acks].max()] if len(acks) else acks
+    # without SACK an ACK per arriving packet is normal; only the peer's time-outs are slower than this one after the other
+    alone = int((np.diff(d.time_ns[acks]) > ICMP_GRACE_NS).sum())
+    return alone >= 3
 
 
 def _owes_word(d: Direction, since: int) -> bool:
@@ -742,19 +767,25 @@ def _smaller_lost(d: Direction, s: Sighting, main: Stuck) -> None:
 
 
 def _damaged(d: Direction, main: Stuck) -> list[int]:
-    """Stuck rows with a wrong TCP checksum, where smaller packets of the same direction have right ones.
+    """Stuck rows with a wrong TCP checksum.
 
-    If all are wrong, nobody computed them: a virtual network leaves that to a card which is not there.
+    If all are wrong, nobody may have computed them: a virtual network leaves that to a card which is not there. Then
+    the field holds the sum of the pseudo-header alone.
     """
     wrong = [r for r in main.rows if checksum_wrong(d, r)]
     if not wrong:
         return []
     smaller = np.flatnonzero((d.ip_bytes < main.ip_bytes) & ((d.flags & SYN) == 0))[:8].tolist()
-    return wrong if any(not checksum_wrong(d, r) for r in smaller) else []
+    if len(smaller):
+        return wrong if any(not checksum_wrong(d, r) for r in smaller) else []
+    return [r for r in wrong if checksum_wrong(d, r, unfinished=True)]
 
 
-def checksum_wrong(d: Direction, row: int) -> bool:
-    """The TCP checksum of a whole captured packet is wrong (RFC 9293 3.1); False when it cannot be told."""
+def checksum_wrong(d: Direction, row: int, *, unfinished: bool = False) -> bool:
+    """The TCP checksum of a whole captured packet is wrong (RFC 9293 3.1); False when it cannot be told.
+
+    unfinished: the sum of the pseudo-header alone, as a host leaves it for its network card, counts as right.
+    """
     t = d.table
     if (
         int(t.payload_captured[row]) < int(t.payload_bytes[row])
@@ -772,6 +803,8 @@ def checksum_wrong(d: Direction, row: int) -> bool:
         pseudo = packet[12:20] + b"\x00\x06" + len(segment).to_bytes(2, "big")
     else:
         pseudo = packet[8:40] + len(segment).to_bytes(4, "big") + b"\x00\x00\x00\x06"
+    if unfinished and int.from_bytes(segment[16:18], "little") == _ones_sum(pseudo):
+        return False
     return _ones_sum(pseudo + segment) != 0xFFFF
 
 
