@@ -19,10 +19,9 @@ from .capture.packets import CaptureInfo, IcmpError, address_text
 from .capture.reading import ReadOptions, read
 from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
-from .detect.engine import Draft, judge
-from .detect.facts import Subject
+from .detect.engine import Draft, judge, screen
 from .detect.regular import RegularGroup
-from .detect.rule import load
+from .detect.rule import RulePack, load
 from .smtp.dialogue import Mail
 from .smtp.terminator import LENGTH
 from .summary import limits, summarize
@@ -72,7 +71,7 @@ def analyze(
             run.interrupted = True
         for tracker in run.points.trackers:
             run.take(tracker.finish())
-        return _Verdict(run, judge_with=lambda subjects: judge(pack, subjects)).case()
+        return _Verdict(run, pack).case()
 
 
 @contextmanager
@@ -350,9 +349,9 @@ def _in_terminator(mail: Mail, offset: int) -> bool:
 class _Verdict:
     """From ledgers and talks to the finished case: subjects, findings, ids."""
 
-    def __init__(self, run: _Analysis, judge_with: Callable[[Sequence[Subject]], list[Draft]]) -> None:
+    def __init__(self, run: _Analysis, pack: RulePack) -> None:
         self.run = run
-        self.judge = judge_with
+        self.pack = pack
         self.talks = sorted(run.talks, key=lambda t: (t.start_ns, t.first_frame))
         self.by_key = {t.key: t for t in self.talks}
 
@@ -369,11 +368,14 @@ class _Verdict:
             weighed.append(w)
         self._compare_paths(weighed)
         subjects = [w.subject for w in weighed]
-        subjects += mails.message_subjects(self.talks, run.points.of)
-        subjects += mails.connection_subjects(self.talks)
-        subjects += mails.server_subjects(self.talks)
-        drafts = self.judge(subjects)
+        subjects += mails.message_subjects(self.talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
+        subjects += mails.connection_subjects(self.talks, self._screen("connection", mails.CONNECTION_SCREEN))
+        subjects += mails.server_subjects(self.talks, self._screen("server", mails.SERVER_SCREEN))
+        drafts = judge(self.pack, subjects)
         return self._finish(drafts, ledgers, weighed)
+
+    def _screen(self, kind: str, known: tuple[str, ...]) -> mails.MayFire:
+        return screen(self.pack, kind, known if self.run.options.shortcuts else ())
 
     def _ledger_order(self, ledger: paths.PathLedger) -> tuple[int, int]:
         first = min((self.by_key[k].start_ns, k) for k in ledger.connections)

@@ -86,10 +86,19 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A compiled condition: call it with facts. `text` is how it reads, on one line."""
+    """A compiled condition: call it with facts. `text` is how it reads, on one line.
+
+    `names`: facts that it may look at. `parts`: conditions all of which must hold for it to hold; itself if it has none.
+    """
 
     holds: Test
     text: str
+    names: frozenset[str] = frozenset()
+    inner: tuple[Condition, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Condition, ...]:
+        return tuple(part for one in self.inner for part in one.parts) or (self,)
 
     def __call__(self, facts: Facts) -> bool:
         return self.holds(facts)
@@ -123,16 +132,31 @@ def _group(name: str, node: Node, scope: Scope, depth: int) -> Condition:
     parts = _compiled(name, node, scope, depth)
     tests = [part.holds for part in parts]
     text = ", ".join(part.text for part in parts)
-    if name == "any":
-        return Condition(lambda facts: any(test(facts) for test in tests), f"any({text})")
-    return Condition(lambda facts: not any(test(facts) for test in tests), f"none({text})")
+    names = frozenset().union(*(part.names for part in parts))
+    wanted = name == "any"
+
+    def holds(facts: Facts) -> bool:
+        for test in tests:  # a loop: conditions are asked a hundred thousand times, and any() costs a generator
+            if test(facts):
+                return wanted
+        return not wanted
+
+    return Condition(holds, f"{name}({text})", names)
 
 
 def _all_of(parts: list[Condition]) -> Condition:
     if len(parts) == 1:
         return parts[0]
     tests = [part.holds for part in parts]
-    return Condition(lambda facts: all(test(facts) for test in tests), f"all({', '.join(part.text for part in parts)})")
+
+    def holds(facts: Facts) -> bool:
+        for test in tests:  # noqa: SIM110 - see above
+            if not test(facts):
+                return False
+        return True
+
+    names = frozenset().union(*(part.names for part in parts))
+    return Condition(holds, f"all({', '.join(part.text for part in parts)})", names, tuple(parts))
 
 
 def _comparison(node: Node, scope: Scope) -> Condition:
@@ -147,7 +171,8 @@ def _comparison(node: Node, scope: Scope) -> Condition:
     fact, op, operand = scope.fact(match["fact"], node), match["op"], match["operand"]
     if op not in OPERATORS[fact.type]:
         node.fail(f"{fact.name} ({fact.type}) takes {' '.join(OPERATORS[fact.type])}; not {op!r}")
-    return Condition(_test(fact, op, operand, node, scope), " ".join(node.value.split()))
+    names = {fact.name, operand} & VOCABULARY[scope.kind].keys()
+    return Condition(_test(fact, op, operand, node, scope), " ".join(node.value.split()), frozenset(names))
 
 
 def _test(fact: Fact, op: str, operand: str, node: Node, scope: Scope) -> Test:

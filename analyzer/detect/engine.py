@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,27 @@ def judge(pack: RulePack, subjects: Sequence[Subject], fingerprint_key: bytes | 
 
 
 # 1 and 2: ask, yield
+
+
+def screen(pack: RulePack, kind: str, known: Collection[str]) -> Callable[[Mapping[str, Value]], bool]:
+    """A test with a few facts, those `known`, that tells whether any rule can fire on a subject that has them.
+
+    Subjects are costly and mostly fire nothing. What a rule demands of known facts alone is asked beforehand; a rule
+    that demands nothing of them may always fire.
+    """
+    names = frozenset(known)
+    demands = [[part.holds for part in rule.when.parts if part.names <= names] for rule in pack if rule.subject == kind]
+
+    def may_fire(facts: Mapping[str, Value]) -> bool:
+        for tests in demands:
+            for test in tests:
+                if not test(facts):
+                    break
+            else:
+                return True
+        return False
+
+    return may_fire
 
 
 def _ask(pack: RulePack, subjects: Sequence[Subject]) -> list[_Hit]:

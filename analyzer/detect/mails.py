@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -120,7 +121,29 @@ class Talk:
     @property
     def masked(self) -> bool:
         g = self.dialogue.greeting
-        return g is not None and g.code == 220 and banner.is_masked(g.lines)
+        return g is not None and g.code == 220 and _is_masked(g.lines)
+
+
+@lru_cache(maxsize=4096)
+def _is_masked(lines: tuple[str, ...]) -> bool:
+    return banner.is_masked(lines)
+
+
+# Whether any rule can fire on a subject, asked with a few of its facts (engine.screen).
+MayFire = Callable[[Mapping[str, Value]], bool]
+MESSAGE_SCREEN = (
+    *("end_acked", "answered", "gave_up_by", "waited_s", "closed_in_data", "hold_back_s", "end_alone"),
+    *("helo_for_mask", "cut_at_3_or_4", "copies"),
+)
+CONNECTION_SCREEN = ("zero_window_s",)
+SERVER_SCREEN = (
+    *("banner_lines", "banner_masked_lines", "banner_masked", "ehlo_masked_keywords", "masked_commands"),
+    *("ehlo_refused", "starttls_missing", "starttls_offered_elsewhere", "starttls_differs"),
+)
+
+
+def _always(_: Mapping[str, Value]) -> bool:
+    return True
 
 
 def display_filter(client: tuple[str, int], server: tuple[str, int]) -> str:
@@ -499,8 +522,8 @@ SAME_SERVER = (
 )
 
 
-def message_subjects(talks: Sequence[Talk], points: Mapping[int, int]) -> list[Subject]:
-    """One subject per mail whose content had begun."""
+def message_subjects(talks: Sequence[Talk], points: Mapping[int, int], may_fire: MayFire = _always) -> list[Subject]:
+    """One subject per mail whose content had begun, if a rule may fire on it."""
     by_key = {t.key: t for t in talks}
     mails = [m for t in talks for m in t.mails]
     by_server: dict[str, Counter[str]] = defaultdict(Counter)
@@ -514,9 +537,24 @@ def message_subjects(talks: Sequence[Talk], points: Mapping[int, int]) -> list[S
     subjects = [
         _message_subject(m, by_key[m.talk], by_server[by_key[m.talk].server[0]], cut_places, says_ehlo)
         for m in mails
-        if m.in_data
+        if m.in_data and may_fire(_screened(m, by_key[m.talk], says_ehlo))
     ]
     return subjects + [_copy_subject(copy, by_key) for copy in _copies(mails, by_key, points)]
+
+
+def _screened(m: MailRecord, t: Talk, says_ehlo: set[str]) -> dict[str, Value]:
+    """The facts of MESSAGE_SCREEN as `_message_subject` gives them."""
+    return {
+        "end_acked": m.end_acked,
+        "answered": m.answered,
+        "gave_up_by": m.gave_up_by,
+        "waited_s": m.waited_s,
+        "closed_in_data": m.closed_in_data,
+        "hold_back_s": m.hold_back_s,
+        "end_alone": m.end_alone,
+        "helo_for_mask": t.dialogue.helo == "HELO" and t.masked and t.client[0] in says_ehlo,
+        "cut_at_3_or_4": (3 in m.cuts.cut_at or 4 in m.cuts.cut_at) if m.cuts else None,
+    }
 
 
 def _whole(m: MailRecord) -> bool:
@@ -679,8 +717,8 @@ def _copy_subject(copy: _Copy, talks: dict[int, Talk]) -> Subject:
     )
 
 
-def connection_subjects(talks: Sequence[Talk]) -> list[Subject]:
-    return [_connection_subject(t) for t in talks]
+def connection_subjects(talks: Sequence[Talk], may_fire: MayFire = _always) -> list[Subject]:
+    return [_connection_subject(t) for t in talks if may_fire({"zero_window_s": t.zero_window_s})]
 
 
 def _connection_subject(t: Talk) -> Subject:
@@ -740,8 +778,8 @@ def _connection_subject(t: Talk) -> Subject:
     )
 
 
-def server_subjects(talks: Sequence[Talk]) -> list[Subject]:
-    """One subject per server address and port as one client saw it."""
+def server_subjects(talks: Sequence[Talk], may_fire: MayFire = _always) -> list[Subject]:
+    """One subject per server address and port as one client saw it, if a rule may fire on it."""
     by_server: dict[tuple[str, str, int], list[Talk]] = defaultdict(list)
     offers: Counter[str] = Counter()
     says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
@@ -749,7 +787,46 @@ def server_subjects(talks: Sequence[Talk]) -> list[Subject]:
         by_server[(t.client[0], t.server[0], t.server[1])].append(t)
         if "STARTTLS" in t.dialogue.keywords:
             offers[t.server[0]] += 1
-    return [_server_subject(group, offers, says_ehlo) for group in by_server.values()]
+    plain: dict[int, bool] = {}
+    return [
+        _server_subject(group, offers, says_ehlo)
+        for group in by_server.values()
+        if not all(_is_plain(t, plain) for t in group) or may_fire(_screened_server(group, offers))
+    ]
+
+
+def _is_plain(t: Talk, known: dict[int, bool]) -> bool:
+    """Nothing in this dialogue is masked or refused. Dialogues that many talks share are looked at once."""
+    d = t.dialogue
+    plain = known.get(id(d))
+    if plain is None:
+        plain = known[id(d)] = not (
+            (d.greeting and any(_is_masked((line,)) for line in d.greeting.lines))
+            or banner.masked_keywords(d.keywords)
+            or banner.masked_commands(c.verb for c in d.commands)
+            or any(c.verb == "EHLO" and c.reply and c.reply.code in (500, 502) for c in d.commands)
+        )
+    return plain
+
+
+def _screened_server(group: list[Talk], offers: Counter[str]) -> dict[str, Value]:
+    """The facts of SERVER_SCREEN of plain talks, as `_server_subject` gives them."""
+    greeting = next((t.dialogue.greeting for t in group if t.dialogue.greeting), None)
+    missing = sum(
+        1
+        for t in group
+        if (d := t.dialogue).keywords and d.helo == "EHLO" and d.tls == "none" and "STARTTLS" not in d.keywords
+    )
+    return {
+        "banner_lines": len(greeting.lines) if greeting else 0,
+        "banner_masked_lines": 0,
+        "banner_masked": False,
+        "ehlo_masked_keywords": 0,
+        "masked_commands": 0,
+        "ehlo_refused": False,
+        "starttls_missing": missing,
+        "starttls_offered_elsewhere": offers[group[0].server[0]],
+    }
 
 
 def _server_subject(group: list[Talk], offers: Counter[str], says_ehlo: set[str]) -> Subject:
