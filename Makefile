@@ -65,7 +65,7 @@ lab: venv
 	$(SUDO) $(abspath $(BIN)/python) sample_pcaps/lab/run.py --all
 
 lab-score: venv
-	$(BIN)/python sample_pcaps/lab/score.py
+	$(BIN)/python sample_pcaps/lab/score.py --readme
 
 bench: venv tshark
 	$(BIN)/python tests/bench/run.py --install

@@ -1,6 +1,6 @@
 """The scoreboard: what each recording must show, against what smtpscope finds in it.
 
-usage: score.py [--dir DIR] [--quiet] [--accept] [NAME...]
+usage: score.py [--dir DIR] [--quiet] [--accept] [--readme] [NAME...]
 
 Truth is in the sidecars (parameters of the scenario, logs of the mailers, the other points of capture); nothing in it
 comes from the analyzer. A line per recording: ok, or what is missing, false, or outside its bracket. Exit status 1 when
@@ -148,6 +148,41 @@ def accept(capture: Path, sidecar: dict[str, Any], case: Any) -> None:
     capture.with_suffix(".json").write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n")
 
 
+BEGIN, END = "<!-- scoreboard -->\n", "<!-- end of scoreboard -->\n"
+
+
+def _row(capture: Path, sidecar: dict[str, Any], case: Any, wrong: list[str]) -> str:
+    """One line of the table: what must be found, what was, and the bracket that must hold the true path MTU."""
+    expected = ", ".join(f"{d['rule']}" for d in sidecar["truth"]["diagnosis"]) or "nothing"
+    found = ", ".join(f"{f.rule} ({f.confidence})" for f in case.findings) or "nothing"
+    true = next((d["path_mtu"] for d in sidecar["truth"]["diagnosis"] if d.get("path_mtu")), None)
+    bracket = "; ".join(f"{p.mtu_at_least or '?'} to {p.mtu_below - 1}" for p in case.paths if p.mtu_below is not None)
+    return f"| {capture.stem} | {expected} | {found} | {bracket} | {true or ''} | {'; '.join(wrong) or 'right'} |"
+
+
+def write_readme(rows: list[str], right: int, tiers: Counter[tuple[str, bool]]) -> None:
+    """The scoreboard in sample_pcaps/README.md, between its two marks (made at the end when they are missing)."""
+    readme = ROOT / "sample_pcaps" / "README.md"
+    text = readme.read_text()
+    if BEGIN not in text:
+        text += f"\n## Scoreboard\n\n{BEGIN}{END}"
+    head, rest = text.split(BEGIN, 1)
+    tail = rest.split(END, 1)[1]
+    lines = [
+        f"Written by `make lab-score`: {right} of {len(rows)} recordings wholly right.",
+        "",
+        "| confidence | findings that the truth asks for or allows | findings that it forbids |",
+        "|---|---|---|",
+        *(f"| {tier} | {tiers[tier, True]} | {tiers[tier, False]} |" for tier in reversed(CONFIDENCES)),
+        "",
+        "| recording | must be found | found | path MTU lies in | truly | verdict |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+    readme.write_text(head + BEGIN + "\n".join(lines) + END + tail)
+
+
 def recordings(folder: Path, names: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every capture under the folder that has a sidecar, in the order of names."""
     for sidecar in sorted(folder.glob("**/*.json")):
@@ -170,12 +205,15 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="begin of the names of recordings (default: all)")
     parser.add_argument("--dir", type=Path, default=ROOT / "sample_pcaps", help="folder with captures and sidecars")
     parser.add_argument("--accept", action="store_true", help="write what was found into the sidecars that are right")
+    parser.add_argument("--readme", action="store_true", help="write the table in sample_pcaps/README.md anew")
     parser.add_argument("--quiet", action="store_true", help="only what is not right")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from analyzer.analysis import analyze
 
     right = total = 0
+    rows: list[str] = []
+    tiers: Counter[tuple[str, bool]] = Counter()
     for capture, sidecar in recordings(args.dir, args.names):
         total += 1
         case = analyze([str(capture)])
@@ -183,11 +221,16 @@ def main() -> int:
         right += not wrong
         if args.accept and not wrong:
             accept(capture, sidecar, case)
+        rows.append(_row(capture, sidecar, case, wrong))
+        forbidden = set(sidecar["truth"].get("forbidden", [])) - {d["rule"] for d in sidecar["truth"]["diagnosis"]}
+        tiers.update((f.confidence, f.rule not in forbidden) for f in case.findings)
         if wrong or not args.quiet:
             found = ", ".join(f"{f.rule} {f.confidence}" for f in case.findings) or "nothing"
             print(
                 f"{'ok   ' if not wrong else 'WRONG'} {capture.stem}: {found}" + "".join(f"\n      {w}" for w in wrong)
             )
+    if args.readme:
+        write_readme(rows, right, tiers)
     print(f"{right} of {total} recordings wholly right")
     return 0 if right == total else 1
 
