@@ -139,6 +139,11 @@ class Folder:
         return open(os.open(target, os.O_WRONLY | os.O_CREAT | flags, mode), "ab", buffering=0)
 
     def _make(self, folder: Path) -> None:
+        """The folder, and those above it as far as they are missing; mkdir's own `parents` would make these public."""
+        if folder.is_dir():
+            return
+        if folder != self.path:
+            self._make(folder.parent)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o777 if self.shared else 0o700)
         except FileExistsError:

@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from .worker import FAILED
 # The kernel ends a set at its limit. Where even that does not help (a file system that hangs), the nursery is given up
 # so much later.
 GRACE_S = 10.0
+
+# A nursery that was asked to end has only to kill its child and remove a folder.
+PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +135,16 @@ class _Nursery:
     def close(self) -> None:
         """Ends it, with the set that it has in hand."""
         _alive.discard(self)
-        if self.process.stdin is not None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(OSError):
             self.process.stdin.close()  # it gives up its child and ends
         try:
-            self.process.wait(1.0)
+            self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdout.close()
 
 
 def _request(unit: Unit, settings: Settings) -> dict[str, Any]:

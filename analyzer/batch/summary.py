@@ -47,9 +47,10 @@ class Merged:
     below: int | None = None
     unexplained: int = 0  # cases in which nothing explains it
     best: dict[str, Any] = field(default_factory=dict)  # the gravest and surest of the cases speaks for all
-    best_case: str = ""
+    best_case: tuple[str, str] = ("", "")  # key and title
 
-    def add(self, finding: dict[str, Any], paths: Sequence[dict[str, Any]], key: str, day: str) -> None:
+    def add(self, finding: dict[str, Any], paths: Sequence[dict[str, Any]], case: tuple[str, str], day: str) -> None:
+        key = case[0]
         self.pairs.update({(p["sender"], p["receiver"]) for p in paths} or {(finding["sender"], finding["receiver"])})
         if key not in self.cases:
             self.cases[key] = None
@@ -60,7 +61,7 @@ class Merged:
         self._narrow(finding["facts"].get("mtu_at_least"), finding["facts"].get("mtu_below"))
         self.unexplained += finding["explained_by"] is None
         if not self.best or _weight(finding) > _weight(self.best):
-            self.best, self.best_case = finding, key
+            self.best, self.best_case = finding, case
 
     def take(self, other: Merged) -> None:
         self.pairs |= other.pairs
@@ -99,7 +100,12 @@ class Merged:
             "connections": self.connections,
             "messages": self.messages,
             "days": dict(sorted(self.days.items())),
-            "example": {"case": self.best_case, "finding": best["id"], "explanation": best["explanation"]},
+            "example": {
+                "case": self.best_case[0],
+                "title": self.best_case[1],
+                "finding": best["id"],
+                "explanation": best["explanation"],
+            },
             "remedies": best["remedies"],
             "cases": list(self.cases)[:NAMED_CASES],
             "fingerprints": sorted(self.fingerprints)[:NAMED_CASES],
@@ -168,7 +174,7 @@ class Summary:
             group = (finding["rule"], finding["role"], *what)
             if group not in self._groups:
                 self._groups[group] = Merged(finding["rule"], finding["role"])
-            self._groups[group].add(finding, [paths[p] for p in finding["paths"]], key, day)
+            self._groups[group].add(finding, [paths[p] for p in finding["paths"]], (key, title), day)
         return day
 
     def fail(self, key: str, title: str, reason: str) -> None:

@@ -47,7 +47,7 @@ def markdown_text(summary: dict[str, Any]) -> str:
         ]
         table += [
             f"| {f['severity']} | {f['confidence']} | {markdown(f['title'])} ({markdown(f['rule'])}) | {markdown(_where(f))} "
-            f"| {f['case_count']} | {markdown(_days(f))} | {markdown_code(f['example']['case'])} |"
+            f"| {f['case_count']} | {markdown(_days(f))} | {markdown_code(f['example']['title'])} |"
             for f in told[:MOST_ROWS]
         ]
         blocks += ["## Findings", "\n".join(table)]

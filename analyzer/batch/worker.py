@@ -4,8 +4,9 @@ A nursery is a process of its own, without threads, that has everything imported
 given: starting Python and importing NumPy costs more than reading a small capture. Each set is so read by a process
 that has its own limits of time and memory, and takes nobody along when it dies:
 
-- time: the kernel ends it (SIGALRM), even if everything that had started it is gone;
-- memory: RLIMIT_AS, counted from what the interpreter itself maps.
+- time: the kernel ends it (SIGALRM);
+- memory: RLIMIT_AS, counted from what the interpreter itself maps;
+- and with its nursery it ends as well (Linux: PR_SET_PDEATHSIG; elsewhere its time runs out).
 
 Requests and answers go over the nursery's stdin and stdout: a request is one line of JSON, an answer a line of JSON
 followed by as many bytes as it says. When stdin ends, whoever asked is gone: the set in hand is given up.
@@ -14,6 +15,7 @@ followed by as many bytes as it says. When stdin ends, whoever asked is gone: th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -26,6 +28,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 
 
@@ -151,6 +154,8 @@ def _live(request: dict[str, Any], writing: int, private: Path) -> NoReturn:
 
 
 def _limit(time_limit_s: float, memory_limit_bytes: int) -> None:
+    with contextlib.suppress(AttributeError):  # no prctl but on Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, time_limit_s)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold mail
