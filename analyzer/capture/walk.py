@@ -241,8 +241,9 @@ def _good_blocks(buffer: Bytes, chain: Starts, after: int, order: str, stop_at: 
     if not len(chain):
         return chain, after
     words = sliding(buffer, order + "u4")
-    length = words[chain + 4].astype(np.int64)
-    bad = (length < 12) | (length % 4 != 0) | (words[chain] == stop_at)
+    head = sliding(buffer, "V8")[chain].view(order + "u4").reshape(-1, 2)
+    length = head[:, 1].astype(np.int64)
+    bad = (length < 12) | (length % 4 != 0) | (head[:, 0] == stop_at)
     bad |= words[np.append(chain[1:], after) - 4] != length
     if not bad.any():
         return chain, after
