@@ -66,6 +66,7 @@ class View(NamedTuple):
     stuck_messages: tuple[int, ...]
     in_tls_handshake: bool
     at_end_of_mail: bool  # what is stuck is a piece of CR LF . CR LF, cut off from the rest
+    after_go_ahead: bool  # the loss begins where large data first leaves
     display: str  # display filter of the connection
 
 
@@ -195,7 +196,9 @@ class _Weighing:
 
     def run(self) -> Weighed:
         p, f = self.p, self.facts
-        at = p.at.most_common(1)[0][0] if p.at else "unknown"
+        f |= self._ledger_facts()
+        if not (p.views or p.stray_icmp or p.other_errors):
+            return self._plain()
         main_view = self._strongest()
         hole_view = self._deepest_hole()
         if main_view is not None and hole_view is not None:
@@ -206,27 +209,8 @@ class _Weighing:
                 main_view = None
         lead = main_view or hole_view or (p.views[0] if p.views else None)
         if lead:
-            at = lead.sighting.at
+            f["captured_at"] = lead.sighting.at
             f["sender_is"] = lead.sender_is
-        f["ip_version"] = 6 if ":" in p.sender else 4
-        f["sender"], f["receiver"] = p.sender, p.receiver
-        f["captured_at"] = at
-        f["connections_total"] = len(p.connections)
-        f["mails_total"] = len(p.messages)
-        f["rtt_s"] = p.rtt_s
-        f["mss_own"] = p.mss_own
-        if p.mss_seen:
-            header = 60 if f["ip_version"] == 6 else 40  # the MSS leaves out IP and TCP headers (RFC 6691)
-
-            def full(mss: int) -> int:
-                return sum(count for size, (count, *_) in p.delivered.items() if size >= mss + header)
-
-            # a host that announces a smaller one later has learnt a path MTU meanwhile; that counts where it was used
-            smallest = min(p.mss_seen)
-            announced = smallest if full(smallest) else max(p.mss_seen)
-            f["mss_announced"], f["full_segments"] = announced, full(announced)
-        f["df_off_packets"] = p.df_off
-        f["df_cleared"] = bool(p.df_off and p.df_on)
         f["capture_dropped"] = sum(v.sighting.ack_past_hole for v in p.views)
         f["ack_past_hole"] = False  # nothing is stuck where an ACK went past
         f["sack_outside_window"] = any(v.sighting.sack_outside for v in p.views)
@@ -264,12 +248,59 @@ class _Weighing:
             rivals=self.rivals,
             key=f"{kind} {f.get('sender_is', '')}",
         )
-        sizes = [
+        frames = tuple((i.error.capture, i.error.frame) for _, i in icmp_views)
+        return Weighed(subject, at_least, below, icmp_mtu, frames, self._sizes(), self.stuck_messages)
+
+    def _ledger_facts(self) -> dict[str, Value]:
+        """What the ledger tells without any view."""
+        p = self.p
+        version = 6 if ":" in p.sender else 4
+        f: dict[str, Value] = {
+            "ip_version": version,
+            "sender": p.sender,
+            "receiver": p.receiver,
+            "captured_at": p.at.most_common(1)[0][0] if len(p.at) > 1 else next(iter(p.at), "unknown"),
+            "connections_total": len(p.connections),
+            "mails_total": len(p.messages),
+            "rtt_s": p.rtt_s,
+            "mss_own": p.mss_own,
+            "df_off_packets": p.df_off,
+            "df_cleared": bool(p.df_off and p.df_on),
+        }
+        if p.mss_seen:
+            header = 60 if version == 6 else 40  # the MSS leaves out IP and TCP headers (RFC 6691)
+
+            def full(mss: int) -> int:
+                return sum(count for size, (count, *_) in p.delivered.items() if size >= mss + header)
+
+            # a host that announces a smaller one later has learnt a path MTU meanwhile; that counts where it was used
+            announced = min(p.mss_seen)
+            segments = full(announced)
+            if not segments and len(p.mss_seen) > 1:
+                announced = max(p.mss_seen)
+                segments = full(announced)
+            f["mss_announced"], f["full_segments"] = announced, segments
+        return f
+
+    def _plain(self) -> Weighed:
+        """The same as the whole weighing gives when there is nothing to weigh: no view, no ICMP. Most paths are so."""
+        p, f = self.p, self.facts
+        at_least = max(p.delivered, default=None)
+        f |= {"capture_dropped": 0, "ack_past_hole": False, "sack_outside_window": False, "unreachable_seen": False}
+        f |= {"icmp_count": 0, "icmp_seen": False, "icmp_valid": False, "icmp_suspicious": 0, "mtu_at_least": at_least}
+        self._loss(None)
+        subject = Subject("path", f, p.sender, p.receiver, tuple(p.connections), self.stuck_messages, key="sizes ")
+        return Weighed(subject, at_least, None, None, (), self._sizes(), self.stuck_messages)
+
+    def _sizes(self) -> list[tuple[int, int, int, int]]:
+        """(size, delivered, lost, undecided) by size."""
+        p = self.p
+        if not (p.lost or p.undecided):
+            return [(size, entry[0], 0, 0) for size, entry in sorted(p.delivered.items())]
+        return [
             (size, p.delivered.get(size, [0])[0], p.lost.get(size, [0])[0], p.undecided.get(size, 0))
             for size in sorted({*p.delivered, *p.lost, *p.undecided})
         ]
-        frames = tuple((i.error.capture, i.error.frame) for _, i in icmp_views)
-        return Weighed(subject, at_least, below, icmp_mtu, frames, sizes, self.stuck_messages)
 
     # ------------------------------------------------------------ which evidence leads
 
@@ -376,6 +407,9 @@ class _Weighing:
         f["losses_of_size"] = sum(n for z, (n, *_) in p.lost.items() if z >= size - SAME_SIZE_BYTES)
         changed = big_before and not big_after and self._route_changed(main, passed)
         f["delivered_at_or_above_stuck"] = big_after or (big_before and not changed)
+        places = [v.sighting.main.seq for v in unresolved if v.sighting.main and not v.sighting.small_passed]
+        if len(places) >= 2 and not passed and big_before and max(places) - min(places) < size:
+            f["filter_after_bytes"] = min(places)  # every connection dies at the same place of its stream
         fresh = main.first_ns if changed else None
         f["largest_delivered_bytes"] = self._largest_delivered(fresh, None)
         f["queue_lets_large_pass"] = big_after
@@ -581,6 +615,7 @@ class _Weighing:
         f["delivered_at_or_above_stuck"] = biggest >= hole.lost_ip_bytes
         f["capture_ends_early"] = hole.filled_ns is None and hole.s < 3
         f["stuck_at_handshake"] = view.in_tls_handshake
+        f["hole_after_go_ahead"] = view.after_go_ahead
         if hole.filled_ns is not None and hole.fill_sizes:
             f["recovered"] = max(hole.fill_sizes) < hole.lost_ip_bytes - SAME_SIZE_BYTES
             f["recovered_after_s"] = hole.s
@@ -752,7 +787,14 @@ class _Weighing:
         other = sum(
             len(v.sighting.main.rows)
             for v in p.views
-            if v.sighting.main and (v.at_end_of_mail or v.sighting.bad_checksums or "outage_s" in f)
+            if v.sighting.main
+            and (
+                v.at_end_of_mail
+                or v.sighting.bad_checksums
+                or "outage_s" in f
+                # a one-way capture: whether the answers were lost, or the data, or all, it can not tell
+                or (self._is_unresolved(v) and not len(v.sighting.direction.peer))
+            )
         )
         lost = max(p.lost_segments - for_size - other, 0)
         if f.get("recovered"):
