@@ -21,13 +21,14 @@ from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
 from .detect.engine import Draft, judge, screen
 from .detect.regular import RegularGroup
+from .detect.facts import Subject
 from .detect.rule import RulePack, load
 from .smtp.dialogue import Mail
 from .smtp.terminator import LENGTH
-from .summary import limits, summarize
+from .summary import HANGING, limits, summarize
 from .tcp.connections import Group, Tracker
 from .tcp.delivery import Delivery, Trace, measure
-from .tcp.path_mtu import examine
+from .tcp.path_mtu import Sighting, examine
 
 FourTuple = tuple[int, int, int, int]  # (source, source port, destination, destination port)
 
@@ -298,47 +299,71 @@ class _Analysis:
         return [e for e in found if trace.start_ns <= e.time_ns <= trace.end_ns + 5_000_000_000]
 
     def _weigh(self, key: int, trace: Trace, talk: mails.Talk) -> bool:
+        """Both directions into their ledgers; True when one of them keeps the packets as evidence."""
         kept = False
         for sighting, sender_is in zip(examine(trace, self.clock_ns), ("client", "server"), strict=True):
             ends = (trace.client.ip, trace.server.ip)
             ledger = self._ledger(ends if sender_is == "client" else ends[::-1])
+            lost = self._lost_at(sighting)
             stuck: list[int] = []
             if sender_is == "client":
                 ledger.messages += [m.key for m in talk.mails]
-                lost_at = self._lost_at(sighting)
-                for m, mail in zip(talk.mails, talk.dialogue.mails, strict=True):
-                    # 421: the server's own time-out, not an answer to the mail (RFC 5321 3.8)
-                    if lost_at is not None and (m.answered is not True or m.reply_code == 421) and m.in_data:
-                        end = mail.terminator_end or max(mail.body_end or 0, lost_at + 1)
-                        m.stuck = mail.start <= lost_at < end
-                        if m.stuck:
-                            stuck.append(m.key)
-                            if sighting.hole is not None:
-                                # behind the narrow link the packets that this mail needed are not seen, their hole is
-                                m.largest_packet_bytes = max(m.largest_packet_bytes or 0, sighting.hole.lost_ip_bytes)
-            tls_start = talk.dialogue.tls_client_start
-            lost = self._lost_at(sighting)
-            handshake = (
-                tls_start is not None
-                and lost is not None
-                and lost >= tls_start
-                and not any(m.in_data for m in talk.mails)
+                stuck = _stuck_mails(talk, sighting, lost)
+            kept |= ledger.add(
+                paths.View(
+                    key,
+                    trace,
+                    sighting,
+                    sender_is,
+                    tuple(stuck),
+                    _in_handshake(talk, lost),
+                    sender_is == "client"
+                    and lost is not None
+                    and any(_in_terminator(m, lost) for m in talk.dialogue.mails),
+                    sender_is == "client" and _after_go_ahead(talk, lost),
+                    talk.stream,
+                )
             )
-            at_end = (
-                sender_is == "client" and lost is not None and any(_in_terminator(m, lost) for m in talk.dialogue.mails)
-            )
-            view = paths.View(key, trace, sighting, sender_is, tuple(stuck), handshake, at_end, talk.stream)
-            kept |= ledger.add(view)
         return kept
 
     @staticmethod
-    def _lost_at(sighting: Any) -> int | None:
+    def _lost_at(sighting: Sighting) -> int | None:
         main = sighting.main
         if main is not None and main.acked_ns is None:
             return int(main.seq)
         if sighting.hole is not None and sighting.hole.filled_ns is None:
             return int(sighting.hole.seq)
         return None
+
+
+def _stuck_mails(talk: mails.Talk, sighting: Sighting, lost: int | None) -> list[int]:
+    """The mails whose bytes are those that the path lost."""
+    stuck = []
+    for m, mail in zip(talk.mails, talk.dialogue.mails, strict=True):
+        # 421: the server's own time-out, not an answer to the mail (RFC 5321 3.8)
+        if lost is None or not m.in_data or (m.answered is True and m.reply_code != 421):
+            continue
+        end = mail.terminator_end or max(mail.body_end or 0, lost + 1)
+        m.stuck = mail.start <= lost < end
+        if m.stuck:
+            stuck.append(m.key)
+            if sighting.hole is not None:
+                # behind the narrow link the packets that this mail needed are not seen, their hole is
+                m.largest_packet_bytes = max(m.largest_packet_bytes or 0, sighting.hole.lost_ip_bytes)
+    return stuck
+
+
+def _in_handshake(talk: mails.Talk, lost: int | None) -> bool:
+    """A TLS handshake message is what hangs, before any mail."""
+    tls_start = talk.dialogue.tls_client_start
+    return tls_start is not None and lost is not None and lost >= tls_start and not any(m.in_data for m in talk.mails)
+
+
+def _after_go_ahead(talk: mails.Talk, lost: int | None) -> bool:
+    """The loss begins where large data first leaves: behind DATA and its 354, behind STARTTLS, in a BDAT chunk."""
+    places = {mail.data.end for mail in talk.dialogue.mails if mail.data is not None}
+    places |= {m.data.start for m in talk.dialogue.mails if m.via == "bdat" and m.data is not None}
+    return lost is not None and lost in places | {talk.dialogue.tls_client_start}
 
 
 def _in_terminator(mail: Mail, offset: int) -> bool:
@@ -368,11 +393,53 @@ class _Verdict:
             weighed.append(w)
         self._compare_paths(weighed)
         subjects = [w.subject for w in weighed]
+        subjects += self._host_subjects(weighed)
+        subjects.append(self._case_subject())
         subjects += mails.message_subjects(self.talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
         subjects += mails.connection_subjects(self.talks, self._screen("connection", mails.CONNECTION_SCREEN))
         subjects += mails.server_subjects(self.talks, self._screen("server", mails.SERVER_SCREEN))
         drafts = judge(self.pack, subjects)
         return self._finish(drafts, ledgers, weighed)
+
+    def _host_subjects(self, weighed: list[paths.Weighed]) -> list[Subject]:
+        """One subject per host that sends data on a path where something was lost."""
+        by_sender: dict[str, list[paths.Weighed]] = defaultdict(list)
+        for w in weighed:
+            by_sender[w.subject.sender or ""].append(w)
+        subjects = []
+        for sender, own in by_sender.items():
+            broken = [w for w in own if w.mtu_below_by_loss is not None]
+            if broken:
+                # an MTU was tested where something as large as what broke elsewhere was sent
+                below = min(w.mtu_below_by_loss or 0 for w in broken)
+                tested = [w for w in own if w in broken or (w.mtu_at_least or 0) >= below]
+                subjects.append(
+                    Subject(
+                        kind="host",
+                        facts={"sender": sender, "paths_broken": len(broken), "paths_tested": len(tested)},
+                        sender=sender,
+                        connections=tuple(k for w in broken for k in w.subject.connections),
+                        paths=tuple(n for w in broken for n in w.subject.paths),
+                        key="host",
+                    )
+                )
+        return subjects
+
+    def _case_subject(self) -> Subject:
+        captures = self.run.captures
+        records = [m for t in self.talks for m in t.mails]
+        return Subject(
+            kind="case",
+            facts={
+                "connections_total": self.run.counts["tcp_connections"],
+                "mails_total": len(records),
+                "mails_passed": sum(1 for m in records if m.answered),
+                "mails_hung": sum(1 for m in records if m.stuck or m.outcome in HANGING),
+                "captures": len(captures),
+                "captures_incomplete": sum(1 for x in captures if not x.complete),
+            },
+            key="case",
+        )
 
     def _screen(self, kind: str, known: tuple[str, ...]) -> mails.MayFire:
         return screen(self.pack, kind, known if self.run.options.shortcuts else ())
@@ -538,10 +605,8 @@ def _seen_twice(talks: Sequence[mails.Talk], points: dict[int, int]) -> list[str
     ids = sorted(set().union(*both))
     named = " and ".join(map(str, ids[:4]))
     what = "1 connection stands" if len(both) == 1 else f"{len(both)} connections stand"
-    return [
-        f"{what} in several captures ({named}), taken at different points: once for each in the lists. "
-        + "smtpscope compare tells what happened between the points."
-    ]
+    text = f"{what} in several captures ({named}), taken at different points: once for each in the lists."
+    return [f"{text} smtpscope compare tells what happened between the points."]
 
 
 def _connection(t: mails.Talk, number: int) -> c.Connection:

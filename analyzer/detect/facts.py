@@ -123,7 +123,6 @@ bad_checksums_in             | int   |       | incoming large packets with a wro
 ack_past_hole                | bool  |       | an ACK covers bytes that the capture never saw: the capture lost them, not the path
 reordered                    | bool  |       | the same bytes arrive late instead of never
 fragments_seen               | bool  |       | IP fragments of this direction were captured
-application_stopped          | bool  |       | everything sent was acknowledged, the sender simply sent no more
 filter_after_bytes           | int   | bytes | every packet, of any size, dies after this many bytes of the connection
 icmp_seen                    | bool  |       | a frag-needed or packet-too-big about this path is in the capture
 icmp_count                   | int   |       | how many
