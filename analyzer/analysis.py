@@ -20,8 +20,8 @@ from .capture.reading import ReadOptions, read
 from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
 from .detect.engine import Draft, judge, screen
-from .detect.regular import RegularGroup
 from .detect.facts import Subject
+from .detect.regular import RegularGroup
 from .detect.rule import RulePack, load
 from .smtp.dialogue import Mail
 from .smtp.terminator import LENGTH
