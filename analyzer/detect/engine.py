@@ -149,13 +149,34 @@ def _ask(pack: RulePack, subjects: Sequence[Subject]) -> list[_Hit]:
     rules_of: dict[str, list[Rule]] = {}
     for rule in pack:
         rules_of.setdefault(rule.subject, []).append(rule)
+    # nearly all subjects fire nothing: they are asked with the facts that they came with, unless a rule needs more
+    tests_of = {
+        kind: [rule.when.holds if rule.when.names.isdisjoint(_ADDED) else _holds for rule in rules]
+        for kind, rules in rules_of.items()
+    }
     standing: list[_Hit] = []
     for subject in subjects:
+        for test in tests_of.get(subject.kind, ()):
+            if test(subject.facts):
+                break
+        else:
+            continue
         facts = _complete(subject)
         hits = [hit for rule in rules_of.get(subject.kind, ()) if (hit := _fires(rule, subject, facts))]
         fired = {hit.rule.id for hit in hits}
         standing += [hit for hit in hits if fired.isdisjoint(hit.rule.yields_to)]
     return standing
+
+
+def _holds(_: Mapping[str, Value]) -> bool:
+    return True
+
+
+# Facts that `_complete` adds: those of `derive`, both ends, and counts.
+_ADDED = frozenset(
+    "ping_size_pass ping_size_fail mtu_to_set mtu_to_set_proven mss_clamp mtu_bracket_bytes "
+    "sender receiver client server connections_count messages_count paths_count".split()
+)
 
 
 def _complete(subject: Subject) -> dict[str, Value]:
