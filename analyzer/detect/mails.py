@@ -332,7 +332,12 @@ def _join_mail(
     sent_acked = acked is not None and acked >= d.sent
     # the client had gone when the reply came: it believes that the mail failed, and will send it again
     too_late = not in_time and reply_ns is not None and waited is not None and waited >= IMPATIENT_S
+    answered = False if too_late and mail.outcome == "delivered" else _answered(mail, talk, trace)
+    if answered is False and not too_late and _reply_missed(end, client, server):
+        answered = None
     outcome = _outcome(mail, talk, end, end_acked, waited, begun, gave_up, sent_acked, too_late)
+    if answered is None and outcome == "end-of-data-timeout":
+        outcome = "unknown"
     hold, alone = _held_back(mail, client, d)
     start_ns = client.time_at(mail.start)
     return MailRecord(
@@ -363,7 +368,7 @@ def _join_mail(
         end_acked=end_acked,
         end_sends=_sends(d, end - 1) if end is not None else 0,
         body_acked=body_acked,
-        answered=False if too_late and mail.outcome == "delivered" else _answered(mail, talk, trace),
+        answered=answered,
         accepted_late=too_late and mail.outcome == "delivered",
         in_data=begun,
         closed_in_data=begun and reply is None and closed,
@@ -388,6 +393,19 @@ def _answered(mail: Mail, talk: Talk, trace: Trace) -> bool | None:
     if not len(trace.s2c) or (talk.gap_bytes and mail.body_start is None):
         return None
     return False
+
+
+def _reply_missed(end: int | None, client: Stream, server: Stream) -> bool:
+    """Behind the end of the mail the client acknowledged bytes of the server that the capture does not hold."""
+    acked = server.direction.acked
+    at = client.peer_at(end - 1) if end is not None else None
+    if at is None or acked is None:
+        return False
+    for s in server.segments:
+        if s.start > at:
+            break
+        at = max(at, s.end)
+    return min(acked, server.end) > at
 
 
 def _gave_up_by(trace: Trace, since_ns: int | None) -> str:
@@ -432,7 +450,8 @@ def _outcome(
     if begun:
         if not closed:
             return "unknown"
-        gave_up_itself = talk.closed_by.startswith("client") and sent_acked and not mail.complete
+        # content that the snap length cut off may hold the end of the mail
+        gave_up_itself = talk.closed_by.startswith("client") and sent_acked and not mail.complete and not talk.gap_bytes
         return "aborted" if gave_up_itself else "lost-connection"
     if not closed or talk.gap_bytes:
         return "unknown"

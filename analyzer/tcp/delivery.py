@@ -211,8 +211,9 @@ class Direction:
     @cached_property
     def _peer_end(self) -> int:
         """End of what the peer is known to have sent; data that this capture missed counts by its ACK."""
-        # a capture behind the sender may miss what was selectively acknowledged: a megabyte of window is generous
-        slack = 0 if len(self.peer.table) and self.peer.data.any() else 1 << 20
+        # a capture behind the sender, or begun late, may miss what was selectively acknowledged: a megabyte of window is
+        # generous
+        slack = 0 if self.peer.based and len(self.peer.table) and self.peer.data.any() else 1 << 20
         return max(self.peer.sent, self.peer.acked or 0) + 1 + slack
 
     @cached_property

@@ -283,9 +283,10 @@ def _find_stuck(d: Direction, capture_end_ns: int) -> list[Stuck]:
         if stuck is None:
             continue
         if stuck.acked_ns is None and len(top):
-            # sent again since it is the first missing byte; if not, its turn is still to come
-            reached = int(times[min(int(np.searchsorted(top, seq, side="left")), len(times) - 1)])
-            if stuck.last_ns < reached:
+            # sent again since it is the first missing byte; if not, its turn is still to come (a first ACK that is already
+            # there tells nothing of when it was reached)
+            i = int(np.searchsorted(top, seq, side="left"))
+            if (i or d.based) and stuck.last_ns < int(times[min(i, len(times) - 1)]):
                 continue
         if len(stuck.rows) >= 3 or (seq == d.acked and len(stuck.rows) >= 2):
             found.setdefault(tuple(stuck.rows), stuck)

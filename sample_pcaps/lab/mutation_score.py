@@ -42,13 +42,13 @@ class Change:
     may_add: frozenset[str] = frozenset()
     may_lose: frozenset[str] | None = frozenset()  # rules; None: any
     may_weaken: bool = False
+    may_strengthen: bool = False
     smaller: int = 0
     outcomes_may_hide: bool = False
 
 
 ANY = None
 _SAME = {
-    "raw-ip": "the link layer says nothing about the path",
     "cooked": "the link layer says nothing about the path",
     "cooked-2": "the link layer says nothing about the path",
     "sequence-wrap": "sequence numbers are modulo 2^32 (RFC 9293 3.4)",
@@ -61,6 +61,8 @@ _SAME = {
 }
 EXPECT: dict[str, Change] = {name: Change(why, same=True) for name, why in _SAME.items()}
 EXPECT |= {
+    "raw-ip": Change("what is not IP is left out, so that the clock may stop earlier", may_weaken=True,
+                     may_lose=frozenset({BLACK_HOLE, "path-outage", "receiver-stalled"})),
     "router-twice": Change("copies with one hop less: the point of capture is a router", may_weaken=True, may_lose=ANY,
                            may_add=frozenset({BLACK_HOLE})),
     "ip-id-0": Change("without identification a mirrored packet or an overtaken one is harder to tell", may_weaken=True,
@@ -74,7 +76,7 @@ EXPECT |= {
     "df-off": Change("'don't fragment' is evidence, not a precondition", may_weaken=True, may_add=frozenset({"df-off"})),
     "rst-for-fin": Change("how a connection ends", may_lose=ANY, may_weaken=True,
                           may_add=frozenset({"lost-after-data", "end-of-data-timeout"})),
-    "slower": Change("longer pauses are more pauses", may_add=frozenset({"packet-loss", "receiver-stalled", BLACK_HOLE}),
+    "slower": Change("longer pauses are more pauses", may_strengthen=True, may_add=frozenset({"packet-loss", "receiver-stalled", BLACK_HOLE}),
                      may_lose=frozenset({"pix-workaround"})),
     "thin": Change("what the capture missed proves nothing", may_lose=ANY, may_weaken=True, outcomes_may_hide=True),
     "snap-96": Change("the content is gone, headers stay", may_lose=ANY, may_weaken=True, outcomes_may_hide=True),
@@ -87,7 +89,8 @@ EXPECT |= {
     "ends-after-1s": Change("too early to tell", may_lose=ANY, may_weaken=True, outcomes_may_hide=True),
     "ends-after-3s": Change("early", may_lose=ANY, may_weaken=True, outcomes_may_hide=True),
     "ends-after-30s": Change("before anybody gives up", may_lose=ANY, may_weaken=True, outcomes_may_hide=True),
-    "begins-late": Change("no handshake", may_lose=ANY, may_weaken=True, outcomes_may_hide=True),
+    "begins-late": Change("no handshake; a later one may show another MSS", may_lose=ANY, may_weaken=True,
+                          outcomes_may_hide=True, may_add=frozenset({"small-mss"})),
     "begins-after-loss": Change("no dialogue, and the first sends are gone", may_lose=ANY, may_weaken=True,
                                 outcomes_may_hide=True, may_add=frozenset({BLACK_HOLE})),
 }  # fmt: skip
@@ -153,7 +156,7 @@ def changes(before: Any, after: Any, change: Change, back: dict[str, str] | None
     for f in after.findings:
         if f.rule not in had and f.rule not in change.may_add and not (like and f.rule in LIKE_BLACK_HOLE):
             out.append(f"new {f.rule} ({f.role}, {f.confidence})")
-        elif f.rule in had and RANK[f.confidence] > had[f.rule]:
+        elif f.rule in had and RANK[f.confidence] > had[f.rule] and not change.may_strengthen:
             out.append(f"stronger {f.rule}: {f.confidence}")
     if change.may_lose is not None:
         out += [f"lost {rule}" for rule in had if rule not in has and rule not in change.may_lose]
@@ -217,7 +220,10 @@ def judge(capture: Path, sidecar: dict[str, Any], only: tuple[str, ...] = ()) ->
 
 
 def _job(item: tuple[Path, dict[str, Any], tuple[str, ...]]) -> tuple[str, dict[str, tuple[list[str], list[str], Any]]]:
-    return item[0].stem, judge(*item)
+    try:
+        return item[0].stem, judge(*item)
+    except FileNotFoundError:  # recorded anew meanwhile
+        return item[0].stem, {}
 
 
 def main() -> int:
@@ -225,11 +231,12 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="begin of the names of recordings (default: all)")
     parser.add_argument("--dir", type=Path, default=HERE.parent)
     parser.add_argument("--only", action="append", default=[], help="this mutation only (repeatable)")
+    parser.add_argument("--jobs", type=int, default=0, help="processes (default: all processors)")
     parser.add_argument("--verbose", action="store_true", help="what was found, too")
     args = parser.parse_args()
     items = [(path, data, tuple(args.only)) for path, data in score.recordings(args.dir, args.names)]
     total, broken, moved = Counter[str](), Counter[str](), Counter[str]()
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(args.jobs or None) as pool:
         for stem, results in pool.map(_job, items, chunksize=4):
             for name, (bad, changed, found) in results.items():
                 total[name] += 1
