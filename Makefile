@@ -77,7 +77,7 @@ notebooks: venv
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
-# Writes the outputs that README.md and docs/ show anew; the tests demand that they are true.
+# Writes the outputs that the Markdown files show anew; the tests demand that they are true.
 docs: venv
 	$(BIN)/python tests/docs/examples.py
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("sample_pcaps/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("analyzer/**/*.md"), *ROOT.glob("sample_pcaps/**/*.md")])
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -93,7 +93,7 @@ def draw_pictures() -> None:
     trace = case.trace(1)
     for name, dark in (("blackhole-1400.svg", False), ("blackhole-1400-dark.svg", True)):
         drawn = plots.figure(lambda ax=None, dark=False: plots.sequence(trace, ax, dark=dark), dark=dark)
-        (ROOT / "docs" / name).write_bytes(plots.image(drawn, "svg"))
+        (ROOT / "sample_pcaps" / name).write_bytes(plots.image(drawn, "svg"))
 
 
 if __name__ == "__main__":
