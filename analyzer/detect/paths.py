@@ -85,6 +85,7 @@ class PathLedger:
     lost_segments: int = 0
     lost_joined: int = 0
     delayed_s: float = 0.0
+    reverse_seen: bool = False  # packets of the receiver are in the capture
     rtt_s: float | None = None
     mss_seen: set[int] = field(default_factory=set)  # announced by the receiver of the data
     mss_own: int | None = None
@@ -114,6 +115,7 @@ class PathLedger:
         self.lost_joined += s.lost_joined
         self.delayed_s = max(self.delayed_s, s.delayed_s)
         d = s.direction
+        self.reverse_seen |= len(d.peer) > 0
         if len(d):
             data = d.table.payload_bytes > 0
             self.df_off += int((data & ~d.df).sum())
