@@ -245,9 +245,11 @@ def truth(scenario: Scenario, view: View, recorded: dict, connections: list[dict
 def parameters(scenario: Scenario) -> dict:
     p = scenario.path
     sysctl = {k.rsplit(".", 1)[-1]: v for k, v in p.sysctl.items()}
-    widest = min(p.host_mtu, p.receiver_mtu, 1450 if p.vxlan else 9999, *p.mtu_to.values())
+    links = min(p.host_mtu, p.receiver_mtu, 1450 if p.vxlan else 9999)
+    boxes = [int(n) for n in re.findall(r"(?:max-size|icmp)=(\d+)(?!\S*forged)", p.relay)]
+    there = min([links, *boxes, *filter(None, (p.mtu, p.mtu_near))])
     values = {
-        "path_mtu": None if p.mtu_unclear else min(filter(None, (p.mtu, p.mtu_near, widest))), "path_mtu_reverse": min(filter(None, (p.mtu_back, widest))),
+        "path_mtu": None if p.mtu_unclear or p.mtu_to else there, "path_mtu_reverse": min(filter(None, (p.mtu_back, links))),
         "host_mtu": p.host_mtu, "icmp": p.icmp, "loss": p.loss or None, "loss_reverse": p.loss_back or None, "rtt_ms": p.rtt_ms,
         "offload": p.offload, "ip_version": 6 if ":" in scenario.server else 4, "sack": sysctl.get("tcp_sack", "1") == "1",
         "timestamps": sysctl.get("tcp_timestamps", "1") == "1", "mtu_probing": int(sysctl.get("tcp_mtu_probing", "0")),
@@ -262,12 +264,12 @@ def parameters(scenario: Scenario) -> dict:
 CALLED = {"incident.sender": "incident"}  # the capture that README and `make demo` name; it has one point of capture only
 
 
-def publish(scenario: Scenario, out: Path) -> int:
+def publish(scenario: Scenario, out: Path, to: Path) -> int:
     folder = out / scenario.name
     result = json.loads((folder / "result.json").read_text())
     software = result["versions"]
     total = 0
-    for old in SAMPLES.glob(f"{scenario.name}.*.*"):  # of vantage points that the scenario no longer has
+    for old in to.glob(f"{scenario.name}.*.*"):  # of vantage points that the scenario no longer has
         if old.name.split(".")[1] not in scenario.views:
             old.unlink()
     for name, view in scenario.views.items():
@@ -277,10 +279,10 @@ def publish(scenario: Scenario, out: Path) -> int:
             print(f"{capture.name}: {capture.stat().st_size} bytes, too large for a sample", file=sys.stderr)
             continue
         stem = CALLED.get(capture.stem, capture.stem)
-        target = SAMPLES / f"{stem}{capture.suffix}"
+        target = to / f"{stem}{capture.suffix}"
         shutil.copyfile(capture, target)
         total += target.stat().st_size
-        sidecar = SAMPLES / f"{stem}.json"
+        sidecar = to / f"{stem}.json"
         old = json.loads(sidecar.read_text()) if sidecar.exists() else {}
         document = {
             "shows": view.shows or scenario.shows, "scenario": scenario.name, "vantage": name, "captured_on": f"{view.node} {view.interface}",
@@ -296,7 +298,7 @@ def publish(scenario: Scenario, out: Path) -> int:
     if len(log) > LOG_LIMIT:  # the fates alone
         log = "# sender\n" + "".join(line + "\n" for line in log.splitlines() if "postfix/smtp[" in line)
     if log:
-        (SAMPLES / f"{scenario.name}.maillog").write_text(log)
+        (to / f"{scenario.name}.maillog").write_text(log)
     return total
 
 
@@ -342,6 +344,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--readme", action="store_true", help="write the table of samples in sample_pcaps/README.md anew")
     parser.add_argument("--publish", action="store_true", help="copy accepted captures and their sidecars into sample_pcaps/")
+    parser.add_argument("--to", type=Path, default=SAMPLES, help="publish into this folder instead: fresh recordings to test against")
     options = parser.parse_args()
     known = {s.name: s for s in SCENARIOS}
     if options.list:
@@ -363,9 +366,10 @@ def main() -> int:
             print(f"{scenario.name}: {'FAILED' if problem else 'recorded'}", flush=True)
             failed += [scenario.name] if problem else []
     if options.publish:
-        size = sum(publish(s, options.out) for s in wanted if complete(s, options.out))
+        options.to.mkdir(parents=True, exist_ok=True)
+        size = sum(publish(s, options.out, options.to) for s in wanted if complete(s, options.out))
         print(f"published {size} bytes")
-    if options.readme or options.publish:
+    if options.readme or (options.publish and options.to == SAMPLES):
         write_table()
     if failed:
         print("failed: " + " ".join(sorted(failed)), file=sys.stderr)
