@@ -1,0 +1,157 @@
+"""The comparison for a terminal, for programs, and for a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from textwrap import fill
+from typing import Any
+
+from ..case import Frame
+from ..report.escape import visible
+from ..report.wording import plural
+from .point import Sighting
+from .stretch import Stretch, Traffic
+from .verdict import Comparison
+
+SCHEMA = "smtpscope-compare/1"
+SIDES = ("client to server", "server to client")
+
+
+def text(comparison: Comparison) -> str:
+    """The verdict first, then what each stretch did."""
+    lines = [_wrapped(s.text) for s in comparison.statements]
+    for stretch in comparison.stretches:
+        lines += ["", *_stretch(stretch)]
+    for point in comparison.points:
+        lines += [_wrapped(f"{c.path} was not read to its end.") for c in point.captures if not c.complete]
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(line: str, indent: str = "") -> str:
+    return fill(visible(line), 80, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
+
+
+def _stretch(stretch: Stretch) -> Iterator[str]:
+    yield _wrapped(f"Points {stretch.near.id} to {stretch.far.id}: {plural(stretch.connections, 'connection')} in common")
+    clocks = stretch.clocks
+    if clocks is not None:
+        clock = f"clocks: the second is {clocks.offset_ns / 1e9:+.6f} s from the first (+-{clocks.uncertainty_ns / 1e9:.6f} s)"
+        if clocks.skew_ppm is not None:
+            clock += f", and drifts by {clocks.skew_ppm:+.1f} millionths"
+        yield _wrapped(f"{clock}; {clocks.round_trip_s * 1000:.2f} ms there and back", "  ")
+    for side, traffic in zip(SIDES, stretch.traffic, strict=True):
+        yield _wrapped(f"{side}: {_traffic(traffic)}", "  ")
+
+
+def _traffic(traffic: Traffic) -> str:
+    words = f"{plural(traffic.arrived, 'packet')} arrived, {traffic.lost} lost"
+    lost = [f"{s.lost} of {s.ip_bytes} bytes" for s in traffic.by_size() if s.lost]
+    if lost:
+        words += f" ({', '.join(lost[:6])})"
+    if traffic.lost_frames:
+        words += f", frames {', '.join(str(f.frame) for f in traffic.lost_frames[:9])} where they left"
+    if traffic.unknown:
+        words += f"; {traffic.unknown} left while the other point was not capturing: their fate is not known"
+    if traffic.missed:
+        words += f"; {traffic.missed} are missing in the other capture only, for they were acknowledged there"
+    hops = traffic.hops.most_common(1)
+    return words + (f"; {plural(hops[0][0], 'router')} between" if hops and hops[0][0] >= 0 else "")
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values, schema smtpscope-compare/1."""
+    return {
+        "schema": SCHEMA,
+        "complete": comparison.complete,
+        "points": [
+            {
+                "id": p.id,
+                "name": visible(p.name),
+                "captures": [visible(c.path) for c in p.captures],
+                "connections": len(p.sightings),
+            }
+            for p in comparison.points
+        ],
+        "verdict": [
+            {"kind": s.kind, "stretch": list(s.stretch), "fault": s.fault, "text": visible(s.text)}
+            for s in comparison.statements
+        ],
+        "connections": [
+            {"id": n, "recognised_by": comparison.how.get(i), "at": [_sighting(s) for s in flow]}
+            for n, (i, flow) in enumerate(
+                ((i, f) for i, f in enumerate(comparison.flows) if sum(s is not None for s in f) > 1), 1
+            )
+        ],
+        "stretches": [_stretch_document(s) for s in comparison.stretches],
+    }
+
+
+def _sighting(s: Sighting | None) -> dict[str, Any] | None:
+    if s is None:
+        return None
+    return {"client": s.trace.client._asdict(), "server": s.trace.server._asdict(), "packets": len(s.trace)}
+
+
+def _stretch_document(stretch: Stretch) -> dict[str, Any]:
+    clocks = stretch.clocks
+    return {
+        "near": stretch.near.id,
+        "far": stretch.far.id,
+        "connections": stretch.connections,
+        "clocks": None
+        if clocks is None
+        else {
+            "offset_s": clocks.offset_ns / 1e9,
+            "uncertainty_s": clocks.uncertainty_ns / 1e9,
+            "skew_ppm": clocks.skew_ppm,
+            "round_trip_s": clocks.round_trip_s,
+        },
+        "client_to_server": _traffic_document(stretch.traffic[0]),
+        "server_to_client": _traffic_document(stretch.traffic[1]),
+        "changes": [
+            {
+                "kind": c.kind,
+                "from": "client" if c.from_client else "server",
+                "before": visible(c.before),
+                "after": visible(c.after),
+                "connections": len(c.flows),
+                "frames": _frames(c.frames),
+                "frames_after": _frames(c.frames_after),
+            }
+            for c in stretch.changes
+        ],
+        "icmp": [
+            {
+                "too_big": i.too_big,
+                "mtu": i.mtu,
+                "about": "client" if i.about_client else "server",
+                "seen_at": i.seen_at,
+                "missing_at": i.missing_at,
+                "lost": i.towards_sender,
+                "count": i.count,
+                "frames": _frames(i.frames),
+            }
+            for i in stretch.icmp
+        ],
+    }
+
+
+def _traffic_document(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "arrived": traffic.arrived,
+        "lost": traffic.lost,
+        "unknown": traffic.unknown,
+        "missing_in_capture": traffic.missed,
+        "sizes": [s._asdict() for s in traffic.by_size()],
+        "lost_frames": _frames(traffic.lost_frames),
+        "hops": traffic.hops.most_common(1)[0][0] if traffic.hops else None,
+    }
+
+
+def _frames(frames: list[Frame]) -> list[dict[str, int]]:
+    return [f._asdict() for f in frames]
+
+
+def render_json(comparison: Comparison) -> str:
+    return json.dumps(document(comparison), indent=1) + "\n"

@@ -1,0 +1,296 @@
+"""What the differences between the points mean: which stretch loses, filters or rewrites."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..capture.reading import ReadOptions
+from ..report.wording import plural
+from .point import Point, by_connection, read_point
+from .same import Flow, How, flows
+from .stretch import Change, Stretch, Traffic, measure, unanswered
+
+Kind = Literal[
+    "lost-by-size", "lost", "lost-beyond", "icmp-lost", "icmp-ignored", "icmp-made", "end-of-mail-lost", "rewritten",
+    "starttls-removed", "mss-changed", "connection-lost", "changed", "nothing-in-common", "nothing",
+]  # fmt: skip
+
+# A loss for size: every packet from some size on is lost, all smaller ones arrive. Two lost ones may be chance.
+LEAST_LOST = 2
+SIDE = {True: "client", False: "server"}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence of the verdict. stretch: ids of the two points, or the last point and None for "beyond it"."""
+
+    kind: Kind
+    stretch: tuple[int | None, int | None]
+    text: str
+    fault: bool  # something is broken there, not only different
+
+
+@dataclass
+class Comparison:
+    points: list[Point]
+    flows: list[Flow]
+    how: dict[int, How]
+    stretches: list[Stretch] = field(default_factory=list)
+    statements: list[Statement] = field(default_factory=list)
+
+    @property
+    def shared(self) -> int:
+        """Connections seen at two points or more."""
+        return sum(1 for flow in self.flows if sum(s is not None for s in flow) > 1)
+
+    @property
+    def complete(self) -> bool:
+        return all(p.complete for p in self.points)
+
+
+def compare(
+    captures: Sequence[str], options: ReadOptions | None = None, progress: Callable[[int], None] | None = None
+) -> Comparison:
+    """The captures in the order in which a client's packets pass them; each a file, a folder or a glob."""
+    options = options or ReadOptions()
+    points = [read_point(n, capture, options, progress) for n, capture in enumerate(captures, 1)]
+    found, how = flows(points)
+    if _turned_round(points, found):
+        points.reverse()
+        for n, point in enumerate(points, 1):
+            point.id = n
+        found = [flow[::-1] for flow in found]
+    result = Comparison(points, found, how)
+    if not result.shared:
+        result.statements = [_nothing_in_common(points)]
+        return result
+    for near, far in zip(points, points[1:], strict=False):
+        result.stretches.append(measure(near, far, found, how))
+    result.statements = _statements(result)
+    return result
+
+
+def _turned_round(points: Sequence[Point], found: Sequence[Flow]) -> bool:
+    """Named from the server's side: the client's packets have a larger time to live at the point named last."""
+    votes = 0
+    for flow in found:
+        seen = [s for s in flow if s is not None]
+        if len(seen) > 1:
+            for from_client, sign in ((True, 1), (False, -1)):
+                first, last = (s.direction(from_client=from_client) for s in (seen[0], seen[-1]))
+                if len(first) and len(last):
+                    votes += sign * (int(first.table.ttl[0]) - int(last.table.ttl[0]))
+    return votes < 0
+
+
+def _nothing_in_common(points: Sequence[Point]) -> Statement:
+    empty = [p for p in points if not p.sightings]
+    if empty:
+        text = f"{_named(empty[0])} holds no SMTP connection, so there is nothing to compare."
+    else:
+        spans = sorted((p.first_ns or 0, p.last_ns or 0) for p in points)
+        apart = spans[1][0] - spans[0][1]
+        text = "The captures have nothing in common: no connection of one is in the other."
+        if apart > 0:
+            text += f" By their clocks one ends {round(apart / 1e9):,} s before the other begins."
+    return Statement("nothing-in-common", (None, None), text, fault=False)
+
+
+def _named(point: Point) -> str:
+    return f"point {point.id} ({point.short_name})"
+
+
+def _statements(result: Comparison) -> list[Statement]:
+    out: list[Statement] = []
+    for stretch in result.stretches:
+        for traffic in stretch.traffic:
+            out += _loss(stretch, traffic)
+    out += _beyond(result)
+    out += _icmp(result)
+    out += _ignored(result)
+    for stretch in result.stretches:
+        out += [s for change in stretch.changes for s in _rewriting(stretch, change)]
+        out += _missing(stretch)
+    out.sort(key=lambda s: not s.fault)
+    if not any(s.fault or s.kind not in ("changed",) for s in out):
+        out.append(Statement("nothing", (None, None), "Nothing was lost or rewritten between the points.", fault=False))
+    return out
+
+
+def _way(stretch: Stretch) -> tuple[str, tuple[int, int]]:
+    return f"Between {_named(stretch.near)} and {_named(stretch.far)}", (stretch.near.id, stretch.far.id)
+
+
+def _loss(stretch: Stretch, traffic: Traffic) -> list[Statement]:
+    where, ids = _way(stretch)
+    whose = f"the {SIDE[traffic.from_client]}'s"
+    smallest, largest = traffic.smallest_lost, traffic.largest_arrived
+    end_lost = stretch.change("end-of-mail-lost")
+    if smallest is None:
+        return []
+    sizes = traffic.by_size()
+    lost = sum(s.lost for s in sizes)
+    passed = sum(s.arrived for s in sizes)
+    if lost >= LEAST_LOST and largest is not None and smallest > largest:
+        sizes_text = f"{smallest} bytes" if smallest == sizes[-1].ip_bytes else f"{smallest} bytes and more"
+        text = (
+            f"{where} {whose} large packets are lost: all {lost} of {sizes_text}, while {passed} of up to {largest} bytes "
+            "arrived. The narrow link, or whatever drops for size, is there."
+        )
+        return [Statement("lost-by-size", ids, text, fault=True)]
+    if end_lost is not None and traffic.from_client and smallest < 576:
+        return []  # told by the change itself
+    share = 100 * lost / max(lost + passed, 1)
+    text = f"{where} {plural(lost, 'packet')} of {whose} were lost ({share:.0f} %), of {smallest} bytes and more"
+    text += f"; packets of up to {largest} bytes arrived, so size does not decide." if largest else "."
+    return [Statement("lost", ids, text, fault=True)]
+
+
+def _beyond(result: Comparison) -> list[Statement]:
+    """What left the last point and was never acknowledged through it: the fault lies behind it."""
+    out = []
+    for from_client, point in ((True, result.points[-1]), (False, result.points[0])):
+        stuck: Counter[int] = Counter()
+        for flow in result.flows:
+            s = flow[point.id - 1]
+            if s is not None and sum(x is not None for x in flow) > 1:
+                stuck += unanswered(s, from_client=from_client)
+        if not stuck:
+            continue
+        largest_known = max(
+            (
+                int(d.ip_bytes[d.data & (d.fate == 1)].max(initial=0))
+                for flow in result.flows
+                if (s := flow[point.id - 1]) is not None
+                for d in (s.direction(from_client=from_client),)
+            ),
+            default=0,
+        )
+        to = "server" if from_client else "client"
+        text = (
+            f"Beyond {_named(point)}, towards the {to}: {plural(stuck.total(), 'packet')} of {min(stuck)} to {max(stuck)} bytes "
+            if min(stuck) != max(stuck)
+            else f"Beyond {_named(point)}, towards the {to}: {plural(stuck.total(), 'packet')} of {max(stuck)} bytes "
+        )
+        text += "passed this point, were sent again and were never acknowledged"
+        text += f"; packets of up to {largest_known} bytes were." if largest_known else "."
+        ids: tuple[int | None, int | None] = (point.id, None) if from_client else (None, point.id)
+        out.append(Statement("lost-beyond", ids, text, fault=True))
+    return out
+
+
+def _icmp(result: Comparison) -> list[Statement]:
+    out = []
+    for stretch in result.stretches:
+        for fate in stretch.icmp:
+            if not fate.too_big:
+                continue
+            mtu = f" (MTU {fate.mtu})" if fate.mtu is not None else ""
+            where, ids = _way(stretch)
+            seen = result.points[fate.seen_at - 1]
+            if fate.towards_sender:
+                to = SIDE[fate.about_client]
+                text = (
+                    f'{where} ICMP "too big" is lost: {fate.count} of them{mtu} passed {_named(seen)} on the way to the {to} '
+                    f"and never came to {_named(result.points[fate.missing_at - 1])}. The filter is there."
+                )
+                out.append(Statement("icmp-lost", ids, text, fault=True))
+            else:
+                text = f'{where} ICMP "too big"{mtu} is made: the router before the narrow link is there.'
+                out.append(Statement("icmp-made", ids, text, fault=False))
+    return out
+
+
+# As the rule icmp-frag-needed-ignored has it: what was in flight when the ICMP came is no sign of a deaf sender.
+IN_FLIGHT_NS = 200_000_000
+LEAST_IGNORED = 2
+
+
+def _ignored(result: Comparison) -> list[Statement]:
+    """ICMP that came as far as the point nearest to the sender, and packets above its MTU that left all the same."""
+    out = []
+    for from_client, point in ((True, result.points[0]), (False, result.points[-1])):
+        sightings = [flow[point.id - 1] for flow in result.flows]
+        quoting = by_connection([s for s in sightings if s is not None], point.icmp)
+        still, mtu = 0, 0
+        for s, errors in quoting.items():
+            heard = [e for e, about_client in errors if about_client == from_client and e.is_too_big and e.mtu]
+            if heard:
+                d = s.direction(from_client=from_client)
+                first = min(heard, key=lambda e: e.time_ns)
+                wait_ns = IN_FLIGHT_NS + round((s.trace.rtt_s or 0) * 1e9)
+                late = d.resend & d.df & (d.time_ns > first.time_ns + wait_ns) & (d.ip_bytes > (first.mtu or 0)) & ~d.offloaded
+                still += int(late.sum())
+                mtu = first.mtu or mtu
+        if still >= LEAST_IGNORED:
+            ids: tuple[int | None, int | None] = (None, point.id) if from_client else (point.id, None)
+            text = (
+                f'ICMP "too big" (MTU {mtu}) came as far as {_named(point)}, and the {SIDE[from_client]} still sent {still} packets '
+                f"above it: the {SIDE[from_client]}'s host ignores it, or it is filtered on the last piece of the way there."
+            )
+            out.append(Statement("icmp-ignored", ids, text, fault=True))
+    return out
+
+
+REWRITTEN = {
+    "greeting-masked": "the server's greeting is masked: it left as {before} and arrived as {after}. An SMTP-inspecting firewall is there",
+    "greeting-changed": "the server's greeting is changed from {before} to {after}",
+    "keywords-changed": "the server's EHLO reply is changed: {before} left, {after} arrived",
+    "commands-masked": "the client's commands are masked: {before} left, {after} arrived",
+    "end-cut-differently": "the end of a mail is cut anew: it left as {before} and arrived as {after}",
+    "bytes-changed": "the content of packets is changed",
+    "option-removed": "TCP options are removed: {before}",
+}
+HARMLESS = {
+    "address-translated": "the {side}'s address is translated from {before} to {after}",
+    "sequence-shifted": "the {side}'s sequence numbers are shifted",
+    "tcp-terminated": "TCP is ended and begun anew (a proxy): {before} becomes {after}",
+    "fragmented": "packets of {before} arrive in {after}",
+    "reordered": "packets of the {side} arrive in another order",
+    "duplicated": "packets arrive twice",
+    "delayed": "packets of the {side} take {after}",
+    "df-cleared": "the {side}'s packets lose their don't-fragment flag",
+}
+
+
+def _rewriting(stretch: Stretch, change: Change) -> list[Statement]:
+    where, ids = _way(stretch)
+    words = {"side": SIDE[change.from_client], "before": change.before or "nothing", "after": change.after or "nothing"}
+    many = f" ({plural(len(change.flows), 'connection')})" if len(change.flows) > 1 else ""
+    if change.kind == "starttls-removed":
+        instead = f", {change.after} came in its place" if change.after else ""
+        text = f"{where} the offer of encryption is removed: the server's EHLO reply left with STARTTLS and arrived without{instead}{many}."
+        return [Statement("starttls-removed", ids, text, fault=True)]
+    if change.kind == "mss-changed":
+        text = f"{where} the {words['side']}'s {change.before} becomes {change.after}{many}: it is clamped there."
+        return [Statement("mss-changed", ids, text, fault=False)]
+    if change.kind == "end-of-mail-lost":
+        text = f"{where} the end of a mail is lost{many}: it left as {change.before}, and its last part was never seen there."
+        return [Statement("end-of-mail-lost", ids, text, fault=True)]
+    if change.kind == "swallowed":
+        text = (
+            f"{where} something answers in the {SIDE[not change.from_client]}'s place: {change.before}, "
+            f"never came to {_named(stretch.far if change.from_client else stretch.near)}{many}."
+        )
+        return [Statement("end-of-mail-lost", ids, text, fault=True)]
+    if change.kind == "bytes-changed" and any(c.kind in ALREADY_TOLD for c in stretch.changes):
+        return []
+    if change.kind in REWRITTEN:
+        return [Statement("rewritten", ids, f"{where} {REWRITTEN[change.kind].format(**words)}{many}.", fault=True)]
+    return [Statement("changed", ids, f"{where} {HARMLESS[change.kind].format(**words)}{many}.", fault=False)]
+
+
+ALREADY_TOLD = ("greeting-masked", "greeting-changed", "keywords-changed", "starttls-removed", "commands-masked")
+
+
+def _missing(stretch: Stretch) -> list[Statement]:
+    """Connections that only one of the two points saw, while the other was capturing."""
+    where, ids = _way(stretch)
+    gone = sum(1 for _, near in stretch.missing if near)
+    if not gone or not stretch.connections:
+        return []
+    text = f"{plural(gone, 'connection')} seen at {_named(stretch.near)} did not come to {_named(stretch.far)}, or went another way."
+    return [Statement("connection-lost", ids, text, fault=False)]
