@@ -19,8 +19,8 @@ from .capture.packets import CaptureInfo, IcmpError, address_text
 from .capture.reading import ReadOptions, read
 from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
-from .detect.engine import Draft, judge, screen
-from .detect.facts import Subject
+from .detect.engine import ADDED, Draft, judge, screen
+from .detect.facts import VOCABULARY, Subject, Value
 from .detect.regular import RegularGroup
 from .detect.rule import RulePack, load
 from .smtp.dialogue import Mail
@@ -384,15 +384,24 @@ class _Verdict:
         run = self.run
         self._stray_icmp()
         ledgers = sorted(run.ledgers.values(), key=self._ledger_order)
-        weighed = []
+        weighed, subjects = [], []
+        may_fire = self._screen("path", tuple(VOCABULARY["path"].keys() - ADDED))
+        rows: dict[tuple[Value, ...], dict[str, Value]] = {}
         for number, ledger in enumerate(ledgers, 1):
             stuck = tuple(dict.fromkeys(m for v in ledger.views for m in v.stuck_messages))
             w = paths.weigh(ledger, stuck)
             w.subject.paths = (number,)
             self._mail_facts(w, ledger)
             weighed.append(w)
+            if not ledger.is_plain or may_fire(w.subject.facts):
+                subjects.append(w.subject)
+            else:  # what comparisons and its row need: alike on most paths, of which there may be many
+                own = w.subject.facts
+                w.subject.facts = rows.setdefault(
+                    (own["captured_at"], own["ip_version"]),
+                    {"captured_at": own["captured_at"], "ip_version": own["ip_version"]},
+                )
         self._compare_paths(weighed)
-        subjects = [w.subject for w in weighed]
         subjects += self._host_subjects(weighed)
         subjects.append(self._case_subject())
         subjects += mails.message_subjects(self.talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))

@@ -151,7 +151,7 @@ def _ask(pack: RulePack, subjects: Sequence[Subject]) -> list[_Hit]:
         rules_of.setdefault(rule.subject, []).append(rule)
     # nearly all subjects fire nothing: they are asked with the facts that they came with, unless a rule needs more
     tests_of = {
-        kind: [rule.when.holds if rule.when.names.isdisjoint(_ADDED) else _holds for rule in rules]
+        kind: [rule.when.holds if rule.when.names.isdisjoint(ADDED) else _holds for rule in rules]
         for kind, rules in rules_of.items()
     }
     standing: list[_Hit] = []
@@ -173,7 +173,7 @@ def _holds(_: Mapping[str, Value]) -> bool:
 
 
 # Facts that `_complete` adds: those of `derive`, both ends, and counts.
-_ADDED = frozenset(
+ADDED = frozenset(
     "ping_size_pass ping_size_fail mtu_to_set mtu_to_set_proven mss_clamp mtu_bracket_bytes "
     "sender receiver client server connections_count messages_count paths_count".split()
 )

@@ -70,7 +70,7 @@ class View(NamedTuple):
     display: str  # display filter of the connection
 
 
-@dataclass
+@dataclass(slots=True)
 class PathLedger:
     """All that was seen of one direction between two hosts."""
 
@@ -80,6 +80,8 @@ class PathLedger:
     views: list[View] = field(default_factory=list)  # connections with something to tell
     delivered: dict[int, list[int]] = field(default_factory=dict)  # size -> [count, first sent ns, last sent ns]
     lost: dict[int, list[int]] = field(default_factory=dict)
+    delivered_df_off: dict[int, list[int]] = field(default_factory=dict)  # a router may have cut these
+    cut: Counter[int] = field(default_factory=Counter)  # lost ones that came again in smaller packets
     undecided: Counter[int] = field(default_factory=Counter)
     sent_segments: int = 0
     lost_segments: int = 0
@@ -99,12 +101,23 @@ class PathLedger:
     other_errors: list[IcmpError] = field(default_factory=list)  # unreachables of another kind
     capture_end_ns: int = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but sizes was seen."""
+        return not (self.views or self.stray_icmp or self.other_errors)
+
     def add(self, view: View) -> bool:
         """Take in one connection's sighting; keep the view (then True) only if it tells more than sizes."""
         s = view.sighting
         self.connections.append(view.connection)
         self.at[s.at] += 1
-        for ledger, seen in ((self.delivered, s.delivered), (self.lost, s.lost)):
+        self.cut.update(s.cut)
+        ledgers = (
+            (self.delivered, s.delivered),
+            (self.lost, s.lost),
+            (self.delivered_df_off, s.delivered_df_off),
+        )
+        for ledger, seen in ledgers:
             for size, (count, first, last) in seen.items():
                 entry = ledger.setdefault(size, [0, first, last])
                 entry[0] += count
@@ -136,7 +149,7 @@ class PathLedger:
         return False
 
 
-@dataclass
+@dataclass(slots=True)
 class Weighed:
     """A path's subject, and the numbers that its row in paths[] needs."""
 
@@ -199,7 +212,7 @@ class _Weighing:
     def run(self) -> Weighed:
         p, f = self.p, self.facts
         f |= self._ledger_facts()
-        if not (p.views or p.stray_icmp or p.other_errors):
+        if p.is_plain:
             return self._plain()
         main_view = self._strongest()
         hole_view = self._deepest_hole()
@@ -418,7 +431,9 @@ class _Weighing:
         f["loss_size_blind_p"] = self._blind_p(size, len(passed))
         if main.shrank:
             f["recovered"] = not self._told_by_icmp(view, main)
-            first_small = next(r for r, z in zip(main.rows, main.sizes, strict=True) if z == main.passed_size)
+            first_small = next(
+                r for r, z in zip(main.rows, main.sizes, strict=True) if z == main.passed_size and d.df[r] == d.df[main.rows[-1]]
+            )
             f["recovered_after_s"] = (int(d.time_ns[first_small]) - main.first_ns) / 1e9
             f["recovered_payload_bytes"] = int(d.payload_bytes[first_small])
             f["recovered_df_cleared"] = bool(d.df[main.rows[0]] and not d.df[first_small])
@@ -468,10 +483,16 @@ class _Weighing:
         floor = 1280 if self.facts.get("ip_version") == 6 else 576
         return [size for size, _ in s.small_failed if size <= max(best, floor)]
 
+    def _passed_somehow(self) -> list[tuple[int, list[int]]]:
+        """(size, [count, first, last]) of what was delivered; where "don't fragment" is off on what hangs, also of what
+        routers may have cut: had they, the hanging ones would have passed as well."""
+        loose = {} if self.facts.get("stuck_df", False) else self.p.delivered_df_off
+        return [*self.p.delivered.items(), *loose.items()]
+
     def _big_delivered(self, main: Stuck) -> tuple[bool, bool]:
         """Were packets of the stuck size or more delivered (after the first loss, before it)?"""
         after = before = False
-        for size, (_, first, last) in self.p.delivered.items():
+        for size, (_, first, last) in self._passed_somehow():
             if size >= main.ip_bytes:
                 after |= last >= main.first_ns
                 before |= first < main.first_ns
@@ -490,7 +511,7 @@ class _Weighing:
             return False
         if main.last_ns <= passed[0].time_ns:
             return False
-        before_sent = sum(n for n, first, _ in p.delivered.values() if first < main.first_ns)
+        before_sent = sum(n for _, (n, first, _) in self._passed_somehow() if first < main.first_ns)
         before_lost = sum(n for n, first, _ in p.lost.values() if first < main.first_ns)
         rate = (before_lost + 1) / (before_sent + before_lost + 2)
         return bool(rate**losses <= ROUTE_CHANGE_P)
@@ -502,22 +523,24 @@ class _Weighing:
             if (since_ns is None or last >= since_ns) and (below is None or size < below)
         ]
         for v in self.p.views:
+            df = v.sighting.direction.df
             sizes += [
                 x.size
                 for x in v.sighting.small_passed
-                if (since_ns is None or x.time_ns >= since_ns) and (below is None or x.size < below)
+                if (x.of_peer or bool(df[x.rows].all()))
+                and (since_ns is None or x.time_ns >= since_ns) and (below is None or x.size < below)
             ]
         return max(sizes, default=None)
 
     def _blind_p(self, size: int, small_passed: int) -> float | None:
         p = self.p
 
-        def count(ledger: dict[int, list[int]], large: bool) -> int:
-            return sum(n for z, (n, *_) in ledger.items() if (z >= size - SAME_SIZE_BYTES) == large)
+        def count(ledger: Iterable[tuple[int, list[int]]], large: bool) -> int:
+            return sum(n for z, (n, *_) in ledger if (z >= size - SAME_SIZE_BYTES) == large)
 
+        lost, passed = p.lost.items(), self._passed_somehow()
         return size_blind_p(
-            (count(p.lost, True), count(p.delivered, True)),
-            (count(p.lost, False), count(p.delivered, False) + small_passed),
+            (count(lost, True), count(passed, True)), (count(lost, False), count(passed, False) + small_passed)
         )
 
     def _told_by_icmp(self, view: View, main: Stuck) -> bool:
@@ -748,7 +771,7 @@ class _Weighing:
 
     def _passed_at(self, size: int, since_ns: int | None) -> bool:
         """A packet of that size or more was delivered (since then)."""
-        return any(z >= size and (since_ns is None or last >= since_ns) for z, (_, _, last) in self.p.delivered.items())
+        return any(z >= size and (since_ns is None or last >= since_ns) for z, (_, _, last) in self._passed_somehow())
 
     def _outage(self, main_view: View | None) -> None:
         f = self.facts
@@ -783,6 +806,8 @@ class _Weighing:
         told = [i.error.quoted_ip_bytes for v in p.views for i in v.sighting.icmp if i.error.quoted_ip_bytes]
         edge = min((x for x in (below, *told[:1]) if x is not None), default=None)
         for_size = sum(n for z, (n, *_) in p.lost.items() if edge is not None and z >= edge)
+        # nor were those lost by accident that the sender sent again in smaller packets, and only so
+        for_size += sum(n for z, n in p.cut.items() if edge is None or z < edge)
         if edge is not None:
             for_size += p.lost_joined
         # nor is a swallowed end of mail an accident of the line, a dead path, or a damaged packet
@@ -794,8 +819,7 @@ class _Weighing:
                 v.at_end_of_mail
                 or v.sighting.bad_checksums
                 or "outage_s" in f
-                # a one-way capture: whether the answers were lost, or the data, or all, it can not tell
-                or (self._is_unresolved(v) and not len(v.sighting.direction.peer))
+                or self._is_unresolved(v)  # what never gets through is no loss now and then
             )
         )
         lost = max(p.lost_segments - for_size - other, 0)
