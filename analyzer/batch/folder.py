@@ -50,7 +50,7 @@ class Folder:
     def locked(self) -> Iterator[None]:
         """Ours alone as long as the block runs; the lock goes with the process, however it ends."""
         self._make(self.path)
-        with open(self.path / ".lock", "wb") as lock:
+        with self._open(self.path / ".lock", 0) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
