@@ -45,6 +45,8 @@ def run(line: str) -> str:
         cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, text=True, timeout=120,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    if "internal error" in done.stdout:
+        raise RuntimeError(f"$ {line}\n{done.stdout}")  # never to be written into a document
     return done.stdout
 
 
