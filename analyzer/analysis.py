@@ -30,6 +30,9 @@ from .tcp.connections import Group, Tracker
 from .tcp.delivery import Delivery, Trace, measure
 from .tcp.path_mtu import Sighting, examine
 
+# So many connections go through columns together: enough for NumPy to pay, few enough to need little memory.
+CONNECTIONS_AT_ONCE = 2048
+
 FourTuple = tuple[int, int, int, int]  # (source, source port, destination, destination port)
 
 
@@ -211,8 +214,10 @@ class _Analysis:
 
     def take(self, group: Group) -> None:
         """Judge the connections that are over."""
-        if not len(group):
-            return
+        for part in group.parts(CONNECTIONS_AT_ONCE):
+            self._take_part(part)
+
+    def _take_part(self, group: Group) -> None:
         delivery = measure(group)
         self.counts["tcp_connections"] += len(group)
         regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns) if self.options.shortcuts else None

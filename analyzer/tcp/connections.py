@@ -44,6 +44,14 @@ class Group:
     def __len__(self) -> int:
         return len(self.middle)
 
+    def parts(self, most: int) -> Iterator[Group]:
+        """The group cut into groups of at most so many connections."""
+        for k in range(0, len(self), most):
+            first = self.first[k : k + most + 1]
+            rows = slice(int(first[0]), int(first[-1]))
+            known, middle = self.client_known[k : k + most], self.middle[k : k + most]
+            yield Group(self.table[rows], first - first[0], middle - first[0], known)
+
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
