@@ -46,6 +46,7 @@ class Options:
     max_bytes: int | None = None
     jobs: int = 1
     engine: str = "auto"
+    stripped: frozenset[tuple[str, int]] = frozenset()  # servers whose STARTTLS a second point of capture shows removed
     shortcuts: bool = True  # False: every connection goes the long way (tests compare)
 
 
@@ -411,7 +412,9 @@ class _Verdict:
         subjects.append(self._case_subject())
         subjects += mails.message_subjects(self.talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
         subjects += mails.connection_subjects(self.talks, self._screen("connection", mails.CONNECTION_SCREEN))
-        subjects += mails.server_subjects(self.talks, self._screen("server", mails.SERVER_SCREEN))
+        subjects += mails.server_subjects(
+            self.talks, self._screen("server", mails.SERVER_SCREEN), run.options.stripped
+        )
         drafts = judge(self.pack, subjects)
         return self._finish(drafts, ledgers, weighed)
 

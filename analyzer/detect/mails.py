@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -797,8 +797,13 @@ def _connection_subject(t: Talk) -> Subject:
     )
 
 
-def server_subjects(talks: Sequence[Talk], may_fire: MayFire = _always) -> list[Subject]:
-    """One subject per server address and port as one client saw it, if a rule may fire on it."""
+def server_subjects(
+    talks: Sequence[Talk], may_fire: MayFire = _always, stripped: Collection[tuple[str, int]] = ()
+) -> list[Subject]:
+    """One subject per server address and port as one client saw it, if a rule may fire on it.
+
+    stripped: servers (address, port) that offered STARTTLS at a second point of capture, where it did not arrive here.
+    """
     by_server: dict[tuple[str, str, int], list[Talk]] = defaultdict(list)
     offers: Counter[str] = Counter()
     says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
@@ -807,11 +812,17 @@ def server_subjects(talks: Sequence[Talk], may_fire: MayFire = _always) -> list[
         if "STARTTLS" in t.dialogue.keywords:
             offers[t.server[0]] += 1
     plain: dict[int, bool] = {}
-    return [
-        _server_subject(group, offers, says_ehlo)
-        for group in by_server.values()
-        if not all(_is_plain(t, plain) for t in group) or may_fire(_screened_server(group, offers))
-    ]
+    subjects = []
+    for (_, *server), group in by_server.items():
+        proven = tuple(server) in stripped
+        if proven or not all(_is_plain(t, plain) for t in group) or may_fire(_screened_server(group, offers)):
+            subject = _server_subject(group, offers, says_ehlo)
+            if proven:
+                subject.facts |= {"starttls_differs": True}
+                if subject.facts["starttls_masked"] == "possible":
+                    subject.facts["starttls_masked"] = "certain"
+            subjects.append(subject)
+    return subjects
 
 
 def _is_plain(t: Talk, known: dict[int, bool]) -> bool:
