@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import shutil
@@ -54,7 +55,7 @@ def killed_and_resumed(source: str, out: Path, count: int, *options: str, meanwh
     took = run_batch(source, out, *options, kill_at=count // 3, meanwhile=meanwhile)
     took += run_batch(source, out, *options, kill_at=count * 2 // 3)
     took += run_batch(source, out, *options)
-    return took, sum(1 for _ in open(out / "journal.jsonl")) - count
+    return took, len((out / "journal.jsonl").read_text().splitlines()) - count
 
 
 def results(out: Path, root: str) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def results(out: Path, root: str) -> dict[str, Any]:
         text = file.read_text().replace(root, "")
         found[json.loads(text)["captures"][0]["path"]] = text
     summary = json.loads((out / "summary.json").read_text())
+    assert not summary["units"]["failed"], summary["troubles"]
     for finding in summary["findings"]:
         finding.pop("cases")
         finding.pop("example")
@@ -127,6 +129,8 @@ def main() -> None:
     parser.add_argument("--no-write", action="store_true", help="print the figures, leave README.md as it is")
     args = parser.parse_args()
     captures, count = args.work / "captures", args.count
+    os.environ["PYTHONPATH"] = str(ROOT)  # the cluster's workers take this checkout too
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
     shutil.rmtree(args.work, ignore_errors=True)
     total = readdress.make(captures, count)
     load = os.getloadavg()[0]
@@ -144,8 +148,9 @@ def main() -> None:
     readdress.make(some, max(count // 10, 1))
     scale = {jobs: run_batch(str(some), args.work / f"jobs{jobs}", "--jobs", str(jobs)) for jobs in (1, 2)}
     again_s = run_batch(str(captures), args.work / "here")
-    alone_s = driver_alone(str(captures), args.work / "alone", sorted((args.work / "here/cases").glob("*/*.json"))[0])
-    tasks = {line["case"]: line for line in map(json.loads, open(args.work / "here/journal.jsonl"))}
+    alone_s = driver_alone(str(captures), args.work / "alone", min((args.work / "here/cases").glob("*/*.json")))
+    journal = (args.work / "here/journal.jsonl").read_text().splitlines()
+    tasks = {line["case"]: line for line in map(json.loads, journal)}
     (args.work / "tasks.json").write_text(
         json.dumps([{name: t[name] for name in ("size", "seconds", "cpu_s", "peak_bytes")} for t in tasks.values()])
     )
