@@ -109,9 +109,13 @@ class Talk:
     zero_window_frames: tuple[Ref, ...]
     longest_reply_delay_s: float | None
     gap_bytes: int
-    stream: str  # display filter of the connection
     capture_end_ns: int
     expected_log: dict[str, str] = field(default_factory=dict)  # side -> what its MTA will have logged (predicted)
+
+    @property
+    def stream(self) -> str:
+        """Display filter of the connection."""
+        return display_filter(self.client, self.server)
 
     @property
     def banner_text(self) -> str | None:
@@ -188,7 +192,6 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
         zero_window_frames=zero.frames,
         longest_reply_delay_s=_longest_reply_delay(dialogue, client, server),
         gap_bytes=_gap_bytes(client) + _gap_bytes(server),
-        stream=display_filter(trace.client, trace.server),
         capture_end_ns=capture_end_ns,
     )
     talk.expected_log = _expected_log(trace, dialogue)

@@ -22,8 +22,8 @@ from ..smtp.terminator import LENGTH, Cuts, cuts
 from ..smtp.tls import read_session
 from ..tcp.connections import Ints
 from ..tcp.delivery import NOT_ACK, Delivery
-from ..tcp.regular import AT, CLOSED_BY, NEVER, Survey, survey
-from .mails import PRINT_BYTES, MailRecord, Ref, Talk, display_filter
+from ..tcp.regular import AT, CLOSED_BY, DELIVERED_DF_OFF, NEVER, UNDECIDED, Survey, survey
+from .mails import PRINT_BYTES, MailRecord, Ref, Talk
 from .paths import PathLedger
 
 # Of a flight (bytes sent without hearing from the peer) only the first and the last pieces are looked at: envelopes are
@@ -174,7 +174,6 @@ class RegularGroup:
             zero_window_frames=(),
             longest_reply_delay_s=self._longest_reply_delay(plain),
             gap_bytes=0,
-            stream=display_filter(client, server),
             capture_end_ns=self.capture_end_ns,
         )
         try:
@@ -428,10 +427,11 @@ class RegularGroup:
         d = 2 * k + direction
         ledger.connections.append(talk.key)
         ledger.at[AT[self.at[d]]] += 1
-        ledgers = (ledger.delivered, ledger.lost)
+        ledgers: tuple[dict[int, list[int]], ...] = (ledger.delivered, ledger.lost, {}, ledger.delivered_df_off)
         for fate, size, count, first, last in self.sizes[self.size_bounds[d] : self.size_bounds[d + 1]]:
-            if fate == 2:
+            if fate in (UNDECIDED, DELIVERED_DF_OFF):
                 ledger.undecided[size] += count
+            if fate == UNDECIDED:
                 continue
             known = ledgers[fate]
             entry = known.get(size)
@@ -440,6 +440,7 @@ class RegularGroup:
             else:
                 entry[0] += count
                 entry[1], entry[2] = min(entry[1], first), max(entry[2], last)
+        ledger.reverse_seen = True  # a regular connection has both sides
         ledger.sent_segments += self.sent_segments[d]
         ledger.lost_segments += self.lost_segments[d]
         ledger.delayed_s = max(ledger.delayed_s, self.delayed_ns[d] / 1e9)

@@ -60,6 +60,7 @@ class Stuck:
     lost_sizes: list[int]  # of the sends that are known to be lost
     passed_size: int | None  # of the send that got through (the last before the ACK)
     next_due_ns: int  # when the next resend was due: a capture that ends before proves less
+    df_cleared: bool = False  # what got through allowed fragmentation, what was lost did not
 
     @property
     def ip_bytes(self) -> int:
@@ -73,8 +74,8 @@ class Stuck:
 
     @property
     def shrank(self) -> bool:
-        """It passed in the end, and only after the sender had cut it smaller."""
-        return (
+        """It passed in the end, and only after the sender had cut it smaller, or allowed the routers to do so."""
+        return self.df_cleared or (
             self.passed_size is not None
             and bool(self.lost_sizes)
             and self.passed_size < min(self.lost_sizes) - SAME_SIZE_BYTES
@@ -143,6 +144,8 @@ class Sighting:
     delivered: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # size -> (count, first sent, last sent)
     lost: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     undecided: dict[int, int] = field(default_factory=dict)
+    delivered_df_off: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # somehow: routers may have cut them
+    cut: dict[int, int] = field(default_factory=dict)  # size -> how many lost ones came again in smaller packets
     sent_segments: int = 0
     lost_segments: int = 0
     lost_joined: int = 0  # of these: offloaded frames, which leave as full packets
@@ -261,9 +264,9 @@ def _stuck_at(d: Direction, seq: int, times: Ints, top: Ints, capture_end_ns: in
     open_end = acked_ns is not None or sent_at[-1] > capture_end_ns - UNDER_WAY_NS
     lost = sizes[:-1] if open_end else sizes
     last_gap = sent_at[-1] - sent_at[-2] if len(rows) > 1 else 200_000_000
-    return Stuck(
-        seq, rows, sizes, sent_at[0], sent_at[-1], acked_ns, lost, passed, sent_at[-1] + 2 * max(last_gap, 200_000_000)
-    )
+    due_ns = sent_at[-1] + 2 * max(last_gap, 200_000_000)
+    df_cleared = acked_ns is not None and bool(d.df[rows[0]]) and not d.df[rows[-1]]
+    return Stuck(seq, rows, sizes, sent_at[0], sent_at[-1], acked_ns, lost, passed, due_ns, df_cleared)
 
 
 def _find_stuck(d: Direction, capture_end_ns: int) -> list[Stuck]:
@@ -387,15 +390,17 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
     # at the receiver a packet that is here was delivered, acknowledged or not
     if sighting.at == "at_receiver":
         good = whole & (d.table.fragments[rows] == 0)
-    else:
+    loose = good & ~d.df[rows] & (sighting.at != "at_receiver")
+    if sighting.at != "at_receiver":
         good &= d.df[rows] & (d.table.fragments[rows] == 0)
     superseded = _superseded(d, rows)
     # what left in the last second may still be under way
     settled = d.time_ns[rows] < sighting.capture_end_ns - UNDER_WAY_NS
-    bad = whole & ~good & (superseded | ((fate[rows] == LOST) & settled & (len(d.peer) > 0)))
+    bad = whole & ~good & ~loose & (superseded | ((fate[rows] == LOST) & settled & (len(d.peer) > 0)))
     if sighting.at == "at_receiver":
         bad &= False
-    for mask, ledger in ((good, sighting.delivered), (bad, sighting.lost)):
+    ledgers = ((good, sighting.delivered), (bad, sighting.lost), (loose, sighting.delivered_df_off))
+    for mask, ledger in ledgers:
         sizes, first, inverse, count = np.unique(
             d.ip_bytes[rows][mask], return_index=True, return_inverse=True, return_counts=True
         )
@@ -415,11 +420,24 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
         return
     sighting.lost_segments = max(int(superseded.sum()) - spurious, 0)
     sighting.lost_joined = int((superseded & d.offloaded[rows]).sum())
+    sighting.cut = _came_smaller(d, rows, superseded & whole)
     times, top = _acked_times(d)
     for row in rows[superseded].tolist():
         acked = _first_ack_above(times, top, int(d.seq[row]))
         until = acked if acked is not None else int(d.time_ns[rows[-1]])
         sighting.delayed_s = max(sighting.delayed_s, (until - int(d.time_ns[row])) / 1e9)
+
+
+def _came_smaller(d: Direction, rows: Ints, lost: Bools) -> dict[int, int]:
+    """Size -> how many lost packets came again in smaller ones: the sender had learnt that they were too big."""
+    found: dict[int, int] = {}
+    for i in np.flatnonzero(lost).tolist():
+        seq, size = d.seq[rows[i]], int(d.ip_bytes[rows[i]])
+        later = rows[i + 1 :]
+        again = later[(d.seq[later] <= seq) & (d.end[later] > seq)]
+        if len(again) and _wire_size(d, int(again[0]), int(seq)) < size - SAME_SIZE_BYTES:
+            found[size] = found.get(size, 0) + 1
+    return found
 
 
 def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
@@ -430,7 +448,8 @@ def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
     the line: the sender has learnt the path MTU.
     """
     offers = [m for m in (d.mss, d.peer.mss) if m]
-    full = min(offers) + (40 if d.table.ip_version[0] == 4 else 60) if offers else 0
+    # without the handshake full is what Ethernet carries
+    full = min(offers) + (40 if d.table.ip_version[0] == 4 else 60) if offers else 1500
     top = np.maximum.accumulate(d.end[rows])
     out: list[tuple[int, float]] = []
     for i in (np.flatnonzero(d.seq[rows][1:] < top[:-1]) + 1).tolist():
@@ -515,7 +534,9 @@ def _judge_icmp(d: Direction, errors: list[IcmpError], rtt_ns: int) -> list[Icmp
             j = int(np.searchsorted(times, e.time_ns, side="right")) - 1
             nxt = int(ends[i]) if i >= 0 else 0
             una = int(top[j]) if j >= 0 else 0
-            if not una <= quoted < max(nxt, 1):
+            # what was sent before the capture began, it cannot hold against the router
+            unseen = not d.based and (i < 0 or quoted < 0)
+            if not una <= quoted < max(nxt, 1) and not unseen:
                 suspicion = "sequence-outside-window"
         # MTU 0: a router older than RFC 1191 (its section 5), not a lie; Linux then goes down to 552
         if suspicion is None and mtu and e.quoted_ip_bytes is not None and mtu >= e.quoted_ip_bytes:

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from ..capture.packets import FIN, RST, SYN, PacketTable
 from .connections import Bools, Ints
 from .delivery import NOT_ACK, Delivery
-from .path_mtu import INITIAL_TTLS, REORDERING_S, At
+from .path_mtu import INITIAL_TTLS, REORDERING_S, SAME_SIZE_BYTES, At
 
 _FAR = np.int64(1) << 44  # keeps directions apart in columns that run over all of them (see delivery)
 NEVER = np.iinfo(np.int64).max  # a time that did not come
 AT: tuple[At, ...] = ("unknown", "at_sender", "middle", "at_receiver")
 UNKNOWN, AT_SENDER, MIDDLE, AT_RECEIVER = range(4)
-DELIVERED, LOST, UNDECIDED = range(3)
+DELIVERED, LOST, UNDECIDED, DELIVERED_DF_OFF = range(4)
 # A hole that stood as long is evidence to be weighed: see paths.BRIEF_HOLE_S.
 LONG_HOLE_NS = 1_000_000_000
 
@@ -215,7 +215,11 @@ class _Surveying:
             place = d.seq[rows] + self.shift[rows]
             i = np.searchsorted(d.seq[self.again] + self.shift[self.again], place, side="right") - 1
             cover = self.again[i]
-            self.superseded[rows] = (i >= 0) & (d.end[cover] + self.shift[cover] > place) & (rows < cover)
+            lost = (i >= 0) & (d.end[cover] + self.shift[cover] > place) & (rows < cover)
+            self.superseded[rows] = lost
+            # what came again in a smaller packet may have been too big: that is for path_mtu to weigh
+            smaller = lost & (self.table.ip_bytes[cover] < self.table.ip_bytes[rows] - SAME_SIZE_BYTES)
+            self.odd_pieces = np.concatenate((self.odd_pieces, rows[smaller]))
 
     def _sent_thrice(self) -> Ints:
         """Sorts `again` by place; gives rows of it that overlap: their bytes were sent at least three times."""
@@ -266,7 +270,8 @@ class _Surveying:
         """Directions with a size whose multiples occur as well: see `path_mtu._largest_single`."""
         payload = self.table.payload_bytes
         largest = np.zeros(self.dirs, np.int64)
-        np.maximum.at(largest, self.direction[self.data], payload[self.data])
+        filled = np.diff(self.bounds) > 0
+        largest[filled] = np.maximum.reduceat(payload, self.bounds[:-1][filled])
         rows = np.flatnonzero((payload >= 256) & (2 * payload <= largest[self.direction]))
         key, count = np.unique((self.direction[rows] << 32) + payload[rows], return_counts=True)
         out = np.zeros(self.dirs, bool)
@@ -350,7 +355,8 @@ class _Surveying:
         rows = np.flatnonzero(self.data & self.regular_row)
         behind = at[self.direction[rows]] == AT_RECEIVER
         good = behind | (d.sent_once[rows] & t.df[rows])
-        fate = np.where(good, DELIVERED, np.where(self.superseded[rows], LOST, UNDECIDED))
+        fate = np.where(d.sent_once[rows], DELIVERED_DF_OFF, np.where(self.superseded[rows], LOST, UNDECIDED))
+        fate = np.where(good, DELIVERED, fate)
         key = ((self.direction[rows] * 4 + fate) << 24) + t.ip_bytes[rows]
         order = np.argsort(key, kind="stable")
         key, rows = key[order], rows[order]
