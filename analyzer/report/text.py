@@ -1,11 +1,13 @@
 """The report for a terminal: the verdict first, then each finding with its proof and with what to do.
 
 Everything fits 80 columns, display filters and commands included: filters break at spaces, which Wireshark ignores,
-commands break with a backslash, as in a shell. Plain text is complete; colour only guides the eye.
+commands break with a backslash, as in a shell. Commands for
+systems other than Linux are left to the documents. Colour only guides the eye.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, TextIO
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
+# More would bury the verdict: a finding is to be read in half a minute.
+MOST_COMMANDS = 2
 LABEL_WIDTH = 10  # columns: "Evidence" and two spaces
 
 
@@ -131,11 +135,21 @@ def _evidence(console: Console, label: str, evidence: Evidence, captures: int) -
 def _remedy(console: Console, label: str, remedy: Remedy) -> None:
     who = wording.WHO[remedy.who] + (f" ({visible(remedy.host)})" if remedy.host else "")
     _labelled(console, label, f"{who}: {visible(remedy.what)}")
-    for command in remedy.commands:
+    shown = _for_the_terminal(remedy.commands)
+    for command in shown:
         for line in _command_lines(command, console.width - LABEL_WIDTH - 4):
             _write(console, line, indent=LABEL_WIDTH + 4, style="green")
+    rest = len(remedy.commands) - len(shown)
+    if rest:
+        _write(console, f"(other systems: {rest} more in --html and --markdown)", indent=LABEL_WIDTH + 4)
     if remedy.check:
         _write(console, f"check: {visible(remedy.check)}", indent=LABEL_WIDTH + 2)
+
+
+def _for_the_terminal(commands: tuple[str, ...]) -> list[str]:
+    """The commands for Linux, where most mailers run; where none is for Linux, the first ones. The documents have all."""
+    linux = [c for c in commands if re.search(r"# (Linux|iptables|nftables|Postfix)", c)]
+    return (linux or list(commands))[:MOST_COMMANDS]
 
 
 def _command_lines(command: str, width: int) -> list[str]:
