@@ -302,7 +302,9 @@ class _Analysis:
         a, b = (_address(trace.client.ip), trace.client.port), (_address(trace.server.ip), trace.server.port)
         found = self._by_flow.get((*a, *b), []) + self._by_flow.get((*b, *a), [])
         # ports are used again: only what arrived while this connection lived (and a little later: slow routers)
-        return [e for e in found if trace.start_ns <= e.time_ns <= trace.end_ns + 5_000_000_000]
+        # (a capture that begins in mid-connection may show the ICMP first)
+        from_ns = trace.start_ns if trace.handshake_seen else trace.start_ns - 5_000_000_000
+        return [e for e in found if from_ns <= e.time_ns <= trace.end_ns + 5_000_000_000]
 
     def _weigh(self, key: int, trace: Trace, talk: mails.Talk) -> bool:
         """Both directions into their ledgers; True when one of them keeps the packets as evidence."""
