@@ -219,7 +219,7 @@ def _path(p: Path) -> dict[str, Any]:
         "links": list(p.links),
         "connections": list(p.connections),
         "messages_stuck": p.messages_stuck,
-        "sizes": [s._asdict() for s in p.sizes],
+        "sizes": [{"ip_bytes": n, "delivered": got, "lost": lost, "unknown": open_} for n, got, lost, open_ in p.sizes],
         "icmp_frames": _frames(p.icmp_frames),
         "vantage": p.vantage,
     }
