@@ -713,7 +713,7 @@ def _path(
         links=paths.links_for(at_least, below),
         connections=tuple(sorted(conn_id[k] for k in ledger.connections if k in conn_id)),
         messages_stuck=len(w.stuck_messages),
-        sizes=tuple(c.SizeFate(*s) for s in w.sizes),
+        sizes=tuple(map(c.SizeFate._make, w.sizes)),
         icmp_frames=tuple(c.Frame(*f) for f in w.icmp_frames),
         vantage=vantage.get(facts.get("captured_at"), "unknown"),
     )

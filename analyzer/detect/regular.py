@@ -247,7 +247,8 @@ class RegularGroup:
             end_sent_ns = times[piece]
             if last.terminator_end is not None:
                 found, end_frames = self._cuts(piece, end)
-                hold, alone = self._held_back(k, end - 3, c, s)
+                if found.cut_at:
+                    hold, alone = self._held_back(k, end - 3, c, s)
         return MailRecord(
             key=key,
             talk=talk.key,
@@ -381,16 +382,18 @@ class RegularGroup:
     def _gave_up_by(self, k: int, since_ns: int | None) -> str:
         """See mails._gave_up_by."""
         a, b, stop = self.leaving_at[2 * k : 2 * k + 3]
-        first, who = NEVER, "nobody"
+        since, first, who = since_ns or 0, NEVER, "nobody"
         for name, lo, hi in (("client", a, b), ("server", b, stop)):
-            at = next((t for t in self.leaving_ns[lo:hi] if since_ns is None or t >= since_ns), NEVER)
-            if at < first:
-                first, who = at, name
+            for at in self.leaving_ns[lo:hi]:
+                if at >= since:
+                    if at < first:
+                        first, who = at, name
+                    break
         return who
 
     def _resends(self, k: int, offset: int) -> int:
         lo, hi = self.again_bounds[2 * k : 2 * k + 2]
-        return sum(1 for start, end in self.again[lo:hi] if start <= offset < end)
+        return sum(1 for start, end in self.again[lo:hi] if start <= offset < end) if lo < hi else 0
 
     def _largest_packet(self, command: Said, end: int, c: int, s: int) -> int:
         """The largest packet of the rows that first carried [start of the command, end): whole flights where it can be."""

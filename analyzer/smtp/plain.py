@@ -260,13 +260,14 @@ class _Reading:
 
 def _parse(line: bytes) -> tuple[str, str, str | None]:
     """Verb, argument, mailbox of a command line (its CR included)."""
-    found = _MAIL.match(line)
-    if found is not None:
-        return "MAIL", "", found[1].decode("ascii")
-    found = _RCPT.match(line)
-    if found is not None:
-        return "RCPT", "", found[1].decode("ascii")
     said = _commands.get(line)
+    if said is None:
+        found = _RCPT.match(line)
+        if found is not None:
+            return "RCPT", "", found[1].decode("ascii")
+        found = _MAIL.match(line)
+        if found is not None:
+            return "MAIL", "", found[1].decode("ascii")
     if said is None:
         if not line.endswith(b"\r"):
             raise Odd
