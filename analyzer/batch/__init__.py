@@ -12,7 +12,7 @@ told.py      the summary as text, Markdown, JUnit
 run.py       the batch: what is left to do, and who does it
 """
 
-from .driver import Progress, Result, run
+from .driver import Progress, Result, fingerprints, run
 from .settings import MEMORY_LIMIT_BYTES, TIME_LIMIT_S, Settings, texts_of
 
-__all__ = ["MEMORY_LIMIT_BYTES", "TIME_LIMIT_S", "Progress", "Result", "Settings", "run", "texts_of"]
+__all__ = ["MEMORY_LIMIT_BYTES", "TIME_LIMIT_S", "Progress", "Result", "Settings", "fingerprints", "run", "texts_of"]

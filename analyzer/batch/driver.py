@@ -83,14 +83,15 @@ def run(
     retry: bool = False,
     fail_on: Severity | None = None,
     min_confidence: Confidence = "likely",
+    known: frozenset[str] = frozenset(),
     rules: Sequence[str] = (),
     progress: Report | None = None,
 ) -> Result:
     """Every capture set that `sources` name becomes a case under `out`, if it is not one yet; and the summary of all.
 
     `jobs` processes work here, as many as there are processors by default, or a Dask cluster at `scheduler`.
-    `retry` tries captures again that failed with the same limits. Findings from `fail_on` and `min_confidence` on are the
-    failures of the JUnit report, which lists the `rules` (ids).
+    `retry` tries captures again that failed with the same limits. Findings from `fail_on` and `min_confidence` on that are
+    not `known` (fingerprints) are the failures of the JUnit report, which lists the `rules` (ids).
     Ctrl-C ends what is in hand; the summary of what is done is written all the same.
     """
     settings = settings or Settings()
@@ -106,7 +107,7 @@ def run(
                     batch.work(executor, width, progress)
         except KeyboardInterrupt:
             batch.interrupted = True
-        levels = (fail_on, min_confidence) if fail_on else None
+        levels = (fail_on, min_confidence, known) if fail_on else None
         summary, counting = _summarise(batch, levels, rules)
         return Result(summary, counting, done_before)
 
@@ -185,6 +186,15 @@ def _outcome(future: Future[Outcome]) -> Outcome:
         return Outcome(FAILED, f"{type(error).__name__}: {error}", again=True)
 
 
+def fingerprints(file: str | os.PathLike[str]) -> frozenset[str]:
+    """The fingerprints of the findings in an earlier summary.json (`--baseline`)."""
+    try:
+        findings = json.loads(Path(file).read_text(encoding="utf-8"))["findings"]
+        return frozenset(known for finding in findings for known in finding["fingerprints"])
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{os.fspath(file)}: not the summary.json of a batch") from None
+
+
 # -- who does the work ---------------------------------------------------------------------------------------------
 
 
@@ -243,7 +253,7 @@ def _dask(address: str) -> Iterator[tuple[Executor, Width]]:
 
 
 def _summarise(
-    batch: _Batch, levels: tuple[Severity, Confidence] | None, rules: Sequence[str]
+    batch: _Batch, levels: tuple[Severity, Confidence, frozenset[str]] | None, rules: Sequence[str]
 ) -> tuple[dict[str, Any], int]:
     """Everything that is made from the cases: one pass over the documents, then the dataset. And how many findings count."""
     folder, summary, count = batch.folder, Summary(interrupted=batch.interrupted), 0

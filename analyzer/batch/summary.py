@@ -108,7 +108,7 @@ class Merged:
             },
             "remedies": best["remedies"],
             "cases": list(self.cases)[:NAMED_CASES],
-            "fingerprints": sorted(self.fingerprints)[:NAMED_CASES],
+            "fingerprints": sorted(self.fingerprints),
         }
 
 

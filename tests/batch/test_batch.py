@@ -127,6 +127,9 @@ def test_the_command_tells_what_it_found(captures: Path, tmp_path: Path, smtpsco
     assert failures.keys() == set(CHOICE)
     assert failures["blackhole-1400.sender"] == 1
     assert failures["banner-decorated.sender"] == 0
+    shutil.copy(tmp_path / "out/summary.json", tmp_path / "known.json")
+    known = ("--fail-on", "critical", "--baseline", tmp_path / "known.json")
+    assert smtpscope("batch", captures, "--out", tmp_path / "out", *known).returncode == 0
     markdown = (tmp_path / "out/summary.md").read_text()
     assert markdown.startswith("# smtpscope batch\n")
     assert "Path-MTU black hole" in markdown
