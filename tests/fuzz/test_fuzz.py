@@ -1,0 +1,72 @@
+"""Broken captures and hostile traffic: a seeded part of what `make fuzz` tries."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from analyzer import analysis
+from analyzer.capture import reading
+from analyzer.report import json as document
+from analyzer.report import text
+
+from .hostile import SCENES, Scene
+from .mutate import EXTREMES, as_pcap, as_pcapng
+from .run import Trial
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_pcaps"
+PER_FAMILY = 40
+
+
+@pytest.fixture(scope="module")
+def trial() -> Iterator[Trial]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis, "load", analysis.load)  # put back what a trial replaces
+        patch.setattr(reading, "_needs_tshark", reading._needs_tshark)
+        yield Trial(SAMPLES, seed=2)
+
+
+@pytest.mark.parametrize("family", range(7))
+def test_broken_captures_are_read_as_far_as_they_go(trial: Trial, family: int) -> None:
+    """No traceback, no hang, no growing memory; and what was cut is never called whole."""
+    for turn in range(PER_FAMILY):
+        mutant = trial.mutants[turn * 7 + family]
+        assert trial.why_it_fails(mutant) is None, str(mutant)
+
+
+def seconds(scene: Scene, n: int, file: Path) -> float:
+    """Processor time for a story of this size, its reports included."""
+    scene.write(file, n)
+    begun = time.process_time()
+    case = analysis.analyze([str(file)])
+    document.render(case)
+    assert text.render(case).replace("\n", "").isprintable()
+    return time.process_time() - begun
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=str)
+def test_hostile_traffic_takes_linear_time(scene: Scene, tmp_path: Path) -> None:
+    """Four times the traffic takes four times as long, give or take: quadratic would be sixteen."""
+    small = seconds(scene, scene.small, tmp_path / "small.pcap")
+    large = seconds(scene, 4 * scene.small, tmp_path / "large.pcap")
+    assert large < 9 * small + 0.3  # 0.3 s for what a busy machine adds
+    assert large < 20
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("value", EXTREMES)
+def test_every_length_and_time_at_its_extremes(tmp_path: Path, order: str, value: int) -> None:
+    """Each 32-bit field of a pcap's and a pcapng's headers, one after the other: read as far as it goes, and said."""
+    packets = [(1_700_000_000_000_000 + i, bytes(range(60))) for i in range(3)]
+    file = tmp_path / "broken"
+    for whole in (as_pcap(packets, 1, order), as_pcapng(packets, [1], order)):
+        for at in [*range(0, 116, 4), *range(len(whole) - 48, len(whole) - 3, 4)]:
+            data = bytearray(whole)
+            struct.pack_into(order + "I", data, at, value)
+            file.write_bytes(data)
+            (capture,) = analysis.analyze([str(file)], analysis.Options(engine="columnar")).captures
+            assert capture.complete == (not capture.problems)
