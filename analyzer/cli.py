@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .api import Case
 
 DONE, COUNTED, USAGE, UNREADABLE, INTERRUPTED = 0, 1, 2, 3, 130  # 130 = 128 + SIGINT, as shells have it
-NOT_EXERCISED = 4  # verify: what failed before was not tried, so nothing is proven
+NOT_EXERCISED = 4  # verify: what failed before was not tried; compare: nothing in common. So nothing is proven
 SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
 CONFIDENCES = ("possible", "likely", "certain")
 CONFIGURATION = "pyproject.toml"
@@ -164,6 +164,36 @@ def verify(args: argparse.Namespace) -> int:
     return DONE if result.state == "fixed" else NOT_EXERCISED
 
 
+def compare(args: argparse.Namespace) -> int:
+    """The same traffic at two points or more."""
+    from . import compare as points
+    from .capture.reading import ReadOptions
+    from .capture.wanted import DEFAULT_PORTS
+
+    wanted = {name: target for name in ("json", "html") if (target := getattr(args, name)) is not None}
+    _check_targets(wanted)
+    if len(args.captures) < 2:
+        raise UsageError("compare needs the captures of two points, the one nearer to the client first")
+    if "-" in args.captures:
+        raise UsageError("compare reads packets again, which stdin does not allow; name a file instead of -")
+    options = ReadOptions(
+        ports=frozenset(args.ports) if args.ports else DEFAULT_PORTS, all_tcp=args.all_tcp, max_bytes=args.max_bytes
+    )
+    with _progress(quiet=args.quiet) as progress:
+        result = points.compare(args.captures, options, progress)
+    for point in result.points:
+        for capture in point.captures:
+            for problem in capture.problems:
+                _tell("warning" if capture.complete else "error", f"{capture.path}: {problem}")
+    for name, target in wanted.items():
+        _write(points.render_json(result) if name == "json" else points.render_html(result), target)
+    if "-" not in wanted.values():
+        _write(points.text(result), "-")
+    if not result.complete:
+        return UNREADABLE
+    return DONE if result.shared else NOT_EXERCISED
+
+
 def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, **settings: Any) -> Case:
     """The case of the captures named, with its troubles told on stderr."""
     from . import api
@@ -283,6 +313,7 @@ def parser() -> _Parser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_analyze(commands)
     _add_batch(commands)
+    _add_compare(commands)
     _add_verify(commands)
     _add_annotate(commands)
     _add_rules(commands)
@@ -359,7 +390,33 @@ def _add_batch(commands: Any) -> None:
     )
     command.add_argument("--quiet", action="store_true", help="no progress")
     _add_reading(command, jobs="cases to work on at a time (default: one per processor)")
-    _add_verdict(command)
+    _add_verdict(command).add_argument(
+        "--baseline", metavar="FILE", help="an earlier summary.json: the findings that it holds do not count"
+    )
+
+
+def _add_compare(commands: Any) -> None:
+    command = _command(
+        commands,
+        "compare",
+        compare,
+        "the same traffic captured at two points or more: what happened between them",
+        usage="smtpscope compare [OPTION...] NEAR_CLIENT [BETWEEN...] NEAR_SERVER",
+        epilog="Exit status, the first that applies: 2 wrong usage; 130 interrupted; 3 a capture could not be read, or not to "
+        "its end; 4 the captures have nothing in common; 0 done.",
+    )
+    command.add_argument(
+        "captures",
+        nargs="+",
+        metavar="CAPTURE",
+        help="file, folder or glob of each point, the one nearest to the client first",
+    )
+    command.add_argument(
+        "--json", metavar="FILE", help="the comparison as JSON, schema smtpscope-compare/1 (- is stdout)"
+    )
+    command.add_argument("--html", metavar="FILE", help="the comparison as one HTML file, with its plots")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    _add_reading(command)
 
 
 def _add_verify(commands: Any) -> None:

@@ -7,7 +7,8 @@ Points are given in the order in which a client's packets pass them. Addresses m
 sequence numbers shifted; clocks may differ and drift. Nothing is said that would need them to agree.
 """
 
-from .told import document, render_json, text
+from .page import render as render_html
+from .told import document, overlays, render_json, text
 from .verdict import Comparison, compare
 
-__all__ = ["Comparison", "compare", "document", "render_json", "text"]
+__all__ = ["Comparison", "compare", "document", "overlays", "render_html", "render_json", "text"]

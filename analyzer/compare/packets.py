@@ -51,8 +51,8 @@ def by_identity(sent: Direction, received: Direction) -> Pairing:
     there: dict[object, list[int]] = defaultdict(list)
     for row, key in _identities(received, 0):
         there[key].append(row)
-    for key in there:
-        there[key].reverse()
+    for rows in there.values():
+        rows.reverse()
     for row, key in _identities(sent, shift):
         if there.get(key):
             at[row] = there[key].pop()

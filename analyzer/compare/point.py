@@ -39,7 +39,9 @@ class Sighting:
         """Whether the error quotes a packet of this connection: True the client's, False the server's, None neither."""
         quoted = (_text(error.quoted_src), error.quoted_src_port), (_text(error.quoted_dst), error.quoted_dst_port)
         ends = tuple(self.trace.client), tuple(self.trace.server)
-        if not self.trace.start_ns <= error.time_ns <= self.trace.end_ns + 5_000_000_000:  # slow routers; ports are used again
+        if (
+            not self.trace.start_ns <= error.time_ns <= self.trace.end_ns + 5_000_000_000
+        ):  # slow routers; ports are used again
             return None
         return True if quoted == ends else False if quoted == ends[::-1] else None
 
@@ -71,9 +73,7 @@ class Point:
         return all(c.complete for c in self.captures)
 
 
-def read_point(
-    number: int, capture: str, options: ReadOptions, progress: Callable[[int], None] | None = None
-) -> Point:
+def read_point(number: int, capture: str, options: ReadOptions, progress: Callable[[int], None] | None = None) -> Point:
     """Every connection on the wanted ports, those without a word as well: silence at one point is what is looked for."""
     point = Point(number, capture)
     tracker = Tracker(options.ports)
@@ -96,7 +96,9 @@ def read_point(
     return point
 
 
-def by_connection(sightings: Sequence[Sighting], errors: Sequence[IcmpError]) -> dict[Sighting, list[tuple[IcmpError, bool]]]:
+def by_connection(
+    sightings: Sequence[Sighting], errors: Sequence[IcmpError]
+) -> dict[Sighting, list[tuple[IcmpError, bool]]]:
     """The ICMP errors that quote each connection, and whether they quote the client's packet."""
     by_ends: dict[frozenset[object], list[Sighting]] = {}
     for s in sightings:

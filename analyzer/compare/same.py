@@ -7,6 +7,7 @@ connection is joined where enough of it agrees, and never for its addresses alon
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -14,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from ..capture.packets import SYN
+from ..tcp.streams import Stream
 from .point import Point, Sighting
 
 How = Literal["sequence-numbers", "timestamps", "content"]
@@ -23,7 +25,13 @@ MOST_KEYS = 400  # packets of a direction that are looked at: an agreement of th
 # Sequence numbers are 32 bits: two captures of 1000 connections hold a million pairs of packets, so that one agreement by
 # chance is likely (10**6 / 2**32 per pair of packets, times lengths that agree), two in the same connection are not.
 LEAST_AGREEMENTS = 2
-LEAST_CONTENT_BYTES = 64  # of the client's words, all equal: longer than a greeting and a MAIL that come every day
+# Header lines that no other mail has: where they are equal, the mails are.
+UNIQUE = re.compile(rb"^(?:message-id|received|date):[^\r\n]+\r\n", re.IGNORECASE | re.MULTILINE)
+# By content alone, where a test mail is sent twice, a clock may be off by so much: NTP keeps servers within a second, a
+# virtual machine without it loses some seconds a day.
+CLOCKS_APART_NS = 60_000_000_000
+HEAD_BYTES = 2000  # of a mail, in which they are looked for
+MASKS = np.frombuffer(b"X*", np.uint8)  # what firewalls write over what they hide
 
 
 def flows(points: Sequence[Point]) -> tuple[list[Flow], dict[int, How]]:
@@ -88,9 +96,7 @@ def _sequence_keys(s: Sighting) -> set[object]:
     keys: set[object] = set()
     for from_client, d, rows in _rows(s):
         t = d.table  # type: ignore[attr-defined]
-        keys |= {
-            (from_client, bool(int(t.flags[i]) & SYN), int(t.seq[i]), int(t.payload_bytes[i])) for i in rows
-        }
+        keys |= {(from_client, bool(int(t.flags[i]) & SYN), int(t.seq[i]), int(t.payload_bytes[i])) for i in rows}
     return keys
 
 
@@ -109,7 +115,7 @@ def _timestamp_keys(s: Sighting) -> set[object]:
 
 def _only_syn(a: Sighting, b: Sighting) -> bool:
     """At one of the points nothing but the SYN was seen, and a port agrees: the answer never came by."""
-    few = min((len(s.trace) for s in (a, b)))
+    few = min(len(s.trace) for s in (a, b))
     lonely = any(not (s.trace.c2s.data.any() or s.trace.s2c.data.any()) for s in (a, b))
     return few > 0 and lonely and (a.trace.client.port == b.trace.client.port or a.trace.server == b.trace.server)
 
@@ -131,26 +137,44 @@ def _by_content(left: Sequence[Sighting], right: Sequence[Sighting]) -> list[tup
 
 
 def _lines(s: Sighting) -> set[bytes]:
-    return {
-        line
-        for _, run in s.client_stream.pieces()[:4]
-        for line in run[:65536].split(b"\r\n")
-        if len(line) >= 20
-    }
+    return {line for _, run in s.client_stream.pieces()[:4] for line in run[:65536].split(b"\r\n") if len(line) >= 20}
 
 
 def _says_the_same(a: Sighting, b: Sighting) -> bool:
-    """The client's bytes agree wherever both points have them; a run of X (a masked command) agrees with anything."""
-    other = b.client_stream.pieces()
-    equal = 0
-    for start, run in a.client_stream.pieces():
-        for at, theirs in other:
-            low, high = max(start, at), min(start + len(run), at + len(theirs))
-            if low >= high:
-                continue
-            one = np.frombuffer(run, np.uint8)[low - start : high - start]
-            two = np.frombuffer(theirs, np.uint8)[low - at : high - at]
-            if ((one != two) & (one != ord("X")) & (two != ord("X"))).any():
-                return False
-            equal += int((one == two).sum())
-    return equal >= LEAST_CONTENT_BYTES
+    """The same mail, with nothing against it: both sides' bytes agree wherever both points have them.
+
+    Envelopes come again every day; a mail has its Message-ID, its Date, its Received lines. What a firewall masks (runs of
+    X, asterisks) agrees with anything.
+    """
+    if abs(a.trace.start_ns - b.trace.start_ns) > CLOCKS_APART_NS:
+        return False
+    mail = next((m.body_start for m in a.dialogue.mails if m.body_start is not None), None)
+    if mail is None:
+        return False
+    heads = [_head(s, mail) for s in (a, b)]
+    shared = min(len(head) for head in heads)
+    if not UNIQUE.search(heads[0][:shared]) or not UNIQUE.search(heads[1][:shared]):
+        return False
+    return _agree(a.client_stream, b.client_stream) and _agree(a.server_stream, b.server_stream)
+
+
+def _head(s: Sighting, mail: int) -> bytes:
+    """The beginning of a mail, as far as it was captured without a gap."""
+    for start, run in s.client_stream.pieces():
+        if start <= mail < start + len(run):
+            return run[mail - start : mail - start + HEAD_BYTES]
+    return b""
+
+
+def _agree(one: Stream, two: Stream) -> bool:
+    """The streams do not contradict each other anywhere."""
+    for start, run in one.pieces():
+        for at, other in two.pieces():
+            low, high = max(start, at), min(start + len(run), at + len(other))
+            if low < high:
+                left = np.frombuffer(run, np.uint8)[low - start : high - start]
+                right = np.frombuffer(other, np.uint8)[low - at : high - at]
+                masked = np.isin(left, MASKS) | np.isin(right, MASKS)
+                if ((left != right) & ~masked).any():
+                    return False
+    return True

@@ -9,20 +9,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..capture.packets import SYN, IcmpError
 from ..case import Frame
 from ..smtp import banner
-from ..smtp.dialogue import Dialogue
+from ..smtp.dialogue import Reply
 from ..smtp.terminator import LENGTH
 from ..tcp.delivery import LOST as NEVER_ACKED
 from ..tcp.delivery import Direction
-from .packets import ARRIVED, LOST, UNKNOWN, Clocks, Pairing, by_bytes, by_identity, clocks
+from .packets import ARRIVED, LOST, UNKNOWN, Clocks, Pairing, by_bytes, by_identity, clocks, shift_of
 from .point import Point, Sighting, by_connection
 from .same import Flow, How
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
 
 ChangeKind = Literal[
     "address-translated", "sequence-shifted", "tcp-terminated", "mss-changed", "option-removed", "df-cleared", "fragmented",
@@ -45,6 +51,20 @@ class Size(NamedTuple):
 
 
 @dataclass
+class Run:
+    """What one connection sent in one direction: arrays of equal length, a row per packet, duplicates of capture left out."""
+
+    flow: int
+    ends: tuple[str, str]  # the two hosts, as the nearer point names them
+    ip_bytes: Ints  # as on the wire: an offloaded frame counts as the segments that it becomes
+    fate: Bytes  # ARRIVED, LOST, UNKNOWN
+    time_ns: Ints  # by the clock of the point where it left
+    data: Bools  # carries payload
+    for_good: Bools  # lost, and its bytes never came in another packet either
+    stuck: Bools  # sent again, never acknowledged, and of unknown fate at the other point
+
+
+@dataclass
 class Traffic:
     """One direction over one stretch."""
 
@@ -53,22 +73,19 @@ class Traffic:
     lost: int = 0
     unknown: int = 0  # left while the other point was not capturing
     missed: int = 0  # not in the other capture, but acknowledged there: that capture lost them
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (IP bytes, ARRIVED or LOST) of packets with payload
+    runs: list[Run] = field(default_factory=list)
     lost_frames: list[Frame] = field(default_factory=list)
     hops: Counter[int] = field(default_factory=Counter)  # by how much the TTL fell
 
     def by_size(self) -> list[Size]:
+        """Packets with payload by their size."""
+        sizes: Counter[tuple[int, int]] = Counter()
+        for run in self.runs:
+            sizes.update(zip(run.ip_bytes[run.data].tolist(), run.fate[run.data].tolist(), strict=True))
         return [
-            Size(n, self.sizes[n, ARRIVED], self.sizes[n, LOST]) for n in sorted({size for size, _ in self.sizes})
+            Size(n, sizes[n, ARRIVED], sizes[n, LOST])
+            for n in sorted({size for size, fate in sizes if fate in (ARRIVED, LOST)})
         ]
-
-    @property
-    def smallest_lost(self) -> int | None:
-        return min((n for (n, fate), count in self.sizes.items() if fate == LOST and count), default=None)
-
-    @property
-    def largest_arrived(self) -> int | None:
-        return max((n for (n, fate), count in self.sizes.items() if fate == ARRIVED and count), default=None)
 
 
 @dataclass
@@ -93,7 +110,9 @@ class IcmpFate:
     about_client: bool  # they quote the client's packets, so they travel towards the client
     seen_at: int  # id of the point
     missing_at: int
-    towards_sender: bool  # the point that did not see them lies on their way: they were lost; else they were made between
+    towards_sender: (
+        bool  # the point that did not see them lies on their way: they were lost; else they were made between
+    )
     count: int = 0
     frames: list[Frame] = field(default_factory=list)
 
@@ -138,7 +157,8 @@ def measure(near: Point, far: Point, flows: Sequence[Flow], how: dict[int, How])
         for pairing, begin, end, ahead in ((forth, near, far, offset), (home, far, near, -offset)):
             whole = by_bytes(pairing, ahead)
             traffic = stretch.traffic[0 if begin is near else 1]
-            _count(whole, traffic, end, ahead)
+            hosts = (a.trace.client.ip, a.trace.server.ip)
+            _count(i, whole, hosts if begin is near else hosts[::-1], traffic, end, ahead)
             stretch.changes += _packet_changes(i, whole, from_client=begin is near)
         stretch.changes += _swallowed(i, a, b)
     for i, a, b in shared:
@@ -163,7 +183,7 @@ def _frames(d: Direction, rows: Sequence[int]) -> list[Frame]:
 # -- losses ------------------------------------------------------------------------------------------------------
 
 
-def fates(p: Pairing, end: Point, ahead_ns: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def fates(p: Pairing, end: Point, ahead_ns: int) -> Bytes:
     """Per row of `sent`: ARRIVED, LOST, or UNKNOWN where the other point was not capturing at that time."""
     fate = np.full(len(p.sent), LOST, np.uint8)
     fate[(p.at >= 0) | p.covered] = ARRIVED
@@ -174,41 +194,44 @@ def fates(p: Pairing, end: Point, ahead_ns: int) -> np.ndarray[tuple[int], np.dt
     return fate
 
 
-def _count(p: Pairing, traffic: Traffic, end: Point, ahead_ns: int) -> None:
+MISSED = 0
+
+
+def _count(i: int, p: Pairing, ends: tuple[str, str], traffic: Traffic, end: Point, ahead_ns: int) -> None:
     sent = p.sent
     fate = fates(p, end, ahead_ns)
-    # a sequence of bytes that the far end acknowledged at the other point got there: that capture lost the packet
+    beyond = _seen_beyond(p)
+    # bytes that were acknowledged at the other point, and not seen there in any packet: that capture lost the packet
     if p.received.acked is not None:
-        fate[(fate == LOST) & sent.data & (sent.end <= p.received.acked) & ~_seen_beyond(p)] = 0
-    seen = ~sent.duplicate
-    traffic.missed += int(((fate == 0) & seen).sum())
-    for value in (ARRIVED, LOST, UNKNOWN):
-        count = int(((fate == value) & seen).sum())
-        if value == ARRIVED:
-            traffic.arrived += count
-        elif value == LOST:
-            traffic.lost += count
-        else:
-            traffic.unknown += count
-    sizes = np.where(sent.offloaded, sent.wire_limit or 1500, sent.ip_bytes)
-    for value in (ARRIVED, LOST):
-        for size, count in Counter(sizes[seen & sent.data & (fate == value)].tolist()).items():
-            traffic.sizes[size, value] += count
-    rows = np.flatnonzero((fate == LOST) & seen & sent.data).tolist()
-    traffic.lost_frames += _frames(sent, rows)[: max(MOST_FRAMES - len(traffic.lost_frames), 0)]
+        fate[(fate == LOST) & sent.data & (sent.end <= p.received.acked) & ~beyond] = MISSED
+    rows = np.flatnonzero(~sent.duplicate & (fate != MISSED))
+    traffic.missed += int((~sent.duplicate & (fate == MISSED)).sum())
+    traffic.arrived += int((fate[rows] == ARRIVED).sum())
+    traffic.lost += int((fate[rows] == LOST).sum())
+    traffic.unknown += int((fate[rows] == UNKNOWN).sum())
+    sizes = np.where(sent.offloaded, sent.wire_limit or 1500, sent.ip_bytes).astype(np.int64)
+    lost = (fate == LOST) & sent.data
+    stuck = (fate == UNKNOWN) & sent.data & sent.resend & (sent.fate == NEVER_ACKED)
+    traffic.runs.append(
+        Run(i, ends, sizes[rows], fate[rows], sent.time_ns[rows], sent.data[rows], (lost & ~beyond)[rows], stuck[rows])
+    )
+    traffic.lost_frames += _frames(sent, np.flatnonzero(lost & ~sent.duplicate).tolist())[
+        : max(MOST_FRAMES - len(traffic.lost_frames), 0)
+    ]
     matched = np.flatnonzero(p.at >= 0)
     fell = sent.table.ttl[matched].astype(np.int64) - p.received.table.ttl[p.at[matched]].astype(np.int64)
     traffic.hops.update(fell.tolist())
 
 
-def _seen_beyond(p: Pairing) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _seen_beyond(p: Pairing) -> Bools:
     """Per row of `sent`: its bytes were seen at the other point after all, in another sending: this one was lost."""
     seen = np.zeros(len(p.sent), bool)
     data = np.flatnonzero(p.received.data)
     if len(data):
         starts, ends = p.received.seq[data], p.received.end[data]
+        shift = shift_of(p.sent, p.received)
         for i in np.flatnonzero(p.sent.data).tolist():
-            seen[i] = bool(((starts < p.sent.end[i]) & (ends > p.sent.seq[i])).any())
+            seen[i] = bool(((starts < p.sent.end[i] + shift) & (ends > p.sent.seq[i] + shift)).any())
     return seen
 
 
@@ -236,20 +259,38 @@ def _packet_changes(i: int, p: Pairing, *, from_client: bool) -> Iterator[Change
     sent, received, there = p.sent, p.received, p.at[rows]
     cleared = rows[sent.df[rows] & ~received.df[there]]
     if len(cleared):
-        yield Change("df-cleared", from_client, "don't fragment", "may be fragmented", [i], _frames(sent, cleared.tolist()))
+        yield Change(
+            "df-cleared", from_client, "don't fragment", "may be fragmented", [i], _frames(sent, cleared.tolist())
+        )
     cut = rows[(received.table.fragments[there] > 0) & (sent.table.fragments[rows] == 0)]
     if len(cut):
         largest = int(received.table.fragment_bytes[p.at[cut]].max())
         size = int(sent.ip_bytes[cut].max())
-        yield Change("fragmented", from_client, f"{size} bytes", f"fragments of up to {largest} bytes", [i], _frames(sent, cut.tolist()))
+        yield Change(
+            "fragmented",
+            from_client,
+            f"{size} bytes",
+            f"fragments of up to {largest} bytes",
+            [i],
+            _frames(sent, cut.tolist()),
+        )
     late = np.flatnonzero(np.diff(there) < 0)
     if len(late):
-        yield Change("reordered", from_client, "in order", "overtaken by later packets", [i], _frames(sent, rows[late].tolist()))
+        yield Change(
+            "reordered", from_client, "in order", "overtaken by later packets", [i], _frames(sent, rows[late].tolist())
+        )
     delay = received.time_ns[there] - sent.time_ns[rows]
     slow = rows[delay - delay.min() >= DELAYED_NS]
     if len(slow):
         worst = float((delay - delay.min()).max()) / 1e9
-        yield Change("delayed", from_client, "", f"up to {worst:.1f} s longer than the quickest", [i], _frames(sent, slow.tolist()))
+        yield Change(
+            "delayed",
+            from_client,
+            "",
+            f"up to {worst:.1f} s longer than the quickest",
+            [i],
+            _frames(sent, slow.tolist()),
+        )
     changed = [k for k in rows.tolist() if _differ(sent, received, k, int(p.at[k]))]
     if changed:
         yield Change("bytes-changed", from_client, "", "", [i], _frames(sent, changed),
@@ -281,7 +322,15 @@ def _handshake_changes(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
         ):
             yield Change("sequence-shifted", from_client, "", "", [i], frames, after)
         if (sent.mss or 0) != (received.mss or 0):
-            yield Change("mss-changed", from_client, f"MSS {sent.mss or 'absent'}", f"MSS {received.mss or 'absent'}", [i], frames, after)
+            yield Change(
+                "mss-changed",
+                from_client,
+                f"MSS {sent.mss or 'absent'}",
+                f"MSS {received.mss or 'absent'}",
+                [i],
+                frames,
+                after,
+            )
         options = (
             ("SACK", bool(sent.table.sack_permitted[s]), bool(received.table.sack_permitted[r])),
             ("timestamps", bool(sent.table.has_ts[s]), bool(received.table.has_ts[r])),
@@ -307,8 +356,10 @@ def _address_changes(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
 
 def _dialogue_changes(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
     near, far = a.dialogue, b.dialogue  # the server's words travel from far to near
-    yield from _greeting_changes(i, near, far)
-    if far.keywords and near.keywords and far.helo == near.helo == "EHLO":
+    yield from _greeting_changes(i, a, b)
+    answers = [next((c.reply for c in reversed(d.commands) if c.verb == "EHLO" and c.reply), None) for d in (near, far)]
+    whole = all(_is_whole(s, reply) for s, reply in zip((a, b), answers, strict=True))
+    if whole and far.keywords and near.keywords and far.helo == near.helo == "EHLO":
         gone = [k for k in far.keywords if k not in near.keywords]
         new = [k for k in near.keywords if k not in far.keywords]
         if gone or new:
@@ -317,17 +368,35 @@ def _dialogue_changes(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
     said, heard = [c.verb for c in near.commands], [c.verb for c in far.commands]
     masked = [(x, y) for x, y in zip(said, heard, strict=False) if x != y and banner.masked_commands([y])]
     if masked:
-        yield Change("commands-masked", True, " ".join(dict.fromkeys(x for x, _ in masked)), " ".join(dict.fromkeys(y for _, y in masked)), [i])
+        yield Change(
+            "commands-masked",
+            True,
+            " ".join(dict.fromkeys(x for x, _ in masked)),
+            " ".join(dict.fromkeys(y for _, y in masked)),
+            [i],
+        )
     yield from _end_changes(i, a, b)
 
 
-def _greeting_changes(i: int, near: Dialogue, far: Dialogue) -> Iterator[Change]:
-    if near.greeting is None or far.greeting is None or near.greeting.lines == far.greeting.lines:
+def _is_whole(s: Sighting, reply: Reply | None) -> bool:
+    """No byte up to the end of the reply is missing: what a loss has cut short is not rewritten."""
+    first = next(iter(s.server_stream.pieces()), None)
+    if reply is None or not reply.complete or first is None:
+        return False
+    start, run = first
+    return start <= s.server_stream.start and reply.end <= start + len(run)
+
+
+def _greeting_changes(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
+    near, far = a.dialogue.greeting, b.dialogue.greeting
+    if near is None or far is None or near.lines == far.lines or not (_is_whole(a, near) and _is_whole(b, far)):
         return
-    masked = banner.is_masked(near.greeting.lines) and not banner.is_masked(far.greeting.lines)
+    masked = banner.is_masked(near.lines) and not banner.is_masked(far.lines)
     yield Change(
-        "greeting-masked" if masked else "greeting-changed", False, far.greeting.text, near.greeting.text, [i]
-    )
+        "greeting-masked" if masked else "greeting-changed", False, far.text, near.text, [i],
+        _frames(b.trace.s2c, b.server_stream.rows(far.start, far.end)),
+        _frames(a.trace.s2c, a.server_stream.rows(near.start, near.end)),
+    )  # fmt: skip
 
 
 def _end_changes(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
@@ -355,7 +424,7 @@ def _pieces(s: Sighting, start: int, end: int) -> tuple[int, ...]:
     if stream.segment_at(start) is None or stream.segment_at(end - 1) is None:
         return ()
     cuts = [start, *stream.cuts(start, end), end]
-    return tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False))
+    return tuple(b - a for a, b in pairwise(cuts))
 
 
 def _cut(pieces: tuple[int, ...]) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
+import numpy as np
+
 from ..case import Frame
+from ..report import json as case_json
 from ..report.escape import visible
+from ..report.overlay import Seen
 from ..report.wording import plural
+from .packets import LOST, NEAR_NS
 from .point import Sighting
 from .stretch import Stretch, Traffic
 from .verdict import Comparison
@@ -21,6 +27,10 @@ SIDES = ("client to server", "server to client")
 def text(comparison: Comparison) -> str:
     """The verdict first, then what each stretch did."""
     lines = [_wrapped(s.text) for s in comparison.statements]
+    lines += [
+        _wrapped(f"{finding.rule} ({finding.severity} {finding.role}, {finding.confidence}): {finding.title}")
+        for finding in comparison.findings
+    ]
     for stretch in comparison.stretches:
         lines += ["", *_stretch(stretch)]
     for point in comparison.points:
@@ -33,7 +43,9 @@ def _wrapped(line: str, indent: str = "") -> str:
 
 
 def _stretch(stretch: Stretch) -> Iterator[str]:
-    yield _wrapped(f"Points {stretch.near.id} to {stretch.far.id}: {plural(stretch.connections, 'connection')} in common")
+    yield _wrapped(
+        f"Points {stretch.near.id} to {stretch.far.id}: {plural(stretch.connections, 'connection')} in common"
+    )
     clocks = stretch.clocks
     if clocks is not None:
         clock = f"clocks: the second is {clocks.offset_ns / 1e9:+.6f} s from the first (+-{clocks.uncertainty_ns / 1e9:.6f} s)"
@@ -84,6 +96,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
             )
         ],
         "stretches": [_stretch_document(s) for s in comparison.stretches],
+        "findings": [case_json.finding(f) for f in comparison.findings],
     }
 
 
@@ -155,3 +168,56 @@ def _frames(frames: list[Frame]) -> list[dict[str, int]]:
 
 def render_json(comparison: Comparison) -> str:
     return json.dumps(document(comparison), indent=1) + "\n"
+
+
+def overlays(comparison: Comparison, most: int = 4) -> Iterator[tuple[str, list[Seen]]]:
+    """What to draw: title and segments of the connections that lost most, each direction that lost something."""
+    ranked = []
+    for from_client in (True, False):
+        for i in range(len(comparison.flows)):
+            lost = sum(
+                int((run.fate == LOST).sum())
+                for stretch in comparison.stretches
+                for run in stretch.traffic[0 if from_client else 1].runs
+                if run.flow == i
+            )
+            ranked.append((lost, i, from_client))
+    shared = [r for r in ranked if sum(s is not None for s in comparison.flows[r[1]]) > 1]
+    for lost, i, from_client in sorted(shared, key=lambda r: (-r[0], r[1], not r[2]))[:most]:
+        if lost or i == shared[0][1]:
+            yield _overlay(comparison, comparison.flows[i], from_client=from_client)
+
+
+def _overlay(comparison: Comparison, flow: Sequence[Sighting | None], *, from_client: bool) -> tuple[str, list[Seen]]:
+    """Times on the clock of the first point: the offsets of the stretches add up."""
+    first = next(s for s in flow if s is not None)
+    begin = first.trace.start_ns
+    seen, ahead = [], 0
+    order = list(zip(comparison.points, flow, strict=True))
+    offsets = [0]
+    for stretch in comparison.stretches:
+        ahead += stretch.clocks.offset_ns if stretch.clocks else 0
+        offsets.append(ahead)
+    for (point, s), offset in zip(order, offsets, strict=True):
+        if s is None:
+            continue
+        d = s.direction(from_client=from_client)
+        rows = np.flatnonzero(d.data)
+        seen.append(
+            Seen(
+                f"point {point.id}",
+                d.seq[rows],
+                d.end[rows],
+                (d.time_ns[rows] - offset - begin) / 1e9,
+                np.ones(len(rows), bool),
+            )
+        )
+    if not from_client:
+        seen.reverse()
+    for here, there in pairwise(seen):
+        # a row came through when its bytes were seen at the next point at about the same time
+        for k in range(len(here.seq)):
+            near = np.abs(there.time_s - here.time_s[k]) <= NEAR_NS / 1e9
+            here.came_through[k] = bool((near & (there.seq < here.end[k]) & (there.end > here.seq[k])).any())
+    a, b = (first.trace.client, first.trace.server) if from_client else (first.trace.server, first.trace.client)
+    return f"{visible(a.ip)}:{a.port} to {visible(b.ip)}:{b.port}", seen

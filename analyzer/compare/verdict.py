@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
+import numpy as np
+
+from ..analysis import Options, analyze
 from ..capture.reading import ReadOptions
+from ..case import Finding
 from ..report.wording import plural
+from .packets import ARRIVED, LOST
 from .point import Point, by_connection, read_point
 from .same import Flow, How, flows
-from .stretch import Change, Stretch, Traffic, measure, unanswered
+from .stretch import Change, Run, Stretch, Traffic, measure, unanswered
 
 Kind = Literal[
     "lost-by-size", "lost", "lost-beyond", "icmp-lost", "icmp-ignored", "icmp-made", "end-of-mail-lost", "rewritten",
     "starttls-removed", "mss-changed", "connection-lost", "changed", "nothing-in-common", "nothing",
 ]  # fmt: skip
 
-# A loss for size: every packet from some size on is lost, all smaller ones arrive. Two lost ones may be chance.
+# A loss for size: every packet from some size on is lost, smaller ones arrive. One that is lost may be chance.
 LEAST_LOST = 2
+# Of the smaller ones some may be lost by chance; where more than a fifth is, small packets do not pass either.
+SMALL_LOST_SHARE = 0.2
+END_BYTES = 576  # the rest of a mail behind a cut inside .CRLF, with the QUIT that Postfix sends along, is much smaller
 SIDE = {True: "client", False: "server"}
 
 
@@ -40,6 +49,7 @@ class Comparison:
     how: dict[int, How]
     stretches: list[Stretch] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # of the rules, where only two points together prove them
 
     @property
     def shared(self) -> int:
@@ -58,7 +68,7 @@ def compare(
     options = options or ReadOptions()
     points = [read_point(n, capture, options, progress) for n, capture in enumerate(captures, 1)]
     found, how = flows(points)
-    if _turned_round(points, found):
+    if _turned_round(found):
         points.reverse()
         for n, point in enumerate(points, 1):
             point.id = n
@@ -67,13 +77,28 @@ def compare(
     if not result.shared:
         result.statements = [_nothing_in_common(points)]
         return result
-    for near, far in zip(points, points[1:], strict=False):
+    for near, far in pairwise(points):
         result.stretches.append(measure(near, far, found, how))
     result.statements = _statements(result)
+    result.findings = _proven(result, options)
     return result
 
 
-def _turned_round(points: Sequence[Point], found: Sequence[Flow]) -> bool:
+def _proven(result: Comparison, options: ReadOptions) -> list[Finding]:
+    """What the rules say at the nearer point, with the knowledge that the server's offer of encryption was removed."""
+    found = []
+    for stretch in result.stretches:
+        change = stretch.change("starttls-removed")
+        if change is not None:
+            seen = [result.flows[i][stretch.near.id - 1] for i in change.flows]
+            servers = frozenset((s.trace.server.ip, s.trace.server.port) for s in seen if s is not None)
+            chosen = Options(ports=options.ports, max_bytes=options.max_bytes, stripped=servers)
+            case = analyze([stretch.near.name], chosen)
+            found += [f for f in case.findings if f.rule in ("starttls-stripped", "esmtp-inspection", "masked-banner")]
+    return found
+
+
+def _turned_round(found: Sequence[Flow]) -> bool:
     """Named from the server's side: the client's packets have a larger time to live at the point named last."""
     votes = 0
     for flow in found:
@@ -115,7 +140,7 @@ def _statements(result: Comparison) -> list[Statement]:
         out += [s for change in stretch.changes for s in _rewriting(stretch, change)]
         out += _missing(stretch)
     out.sort(key=lambda s: not s.fault)
-    if not any(s.fault or s.kind not in ("changed",) for s in out):
+    if not any(s.fault or s.kind != "changed" for s in out):
         out.append(Statement("nothing", (None, None), "Nothing was lost or rewritten between the points.", fault=False))
     return out
 
@@ -124,29 +149,110 @@ def _way(stretch: Stretch) -> tuple[str, tuple[int, int]]:
     return f"Between {_named(stretch.near)} and {_named(stretch.far)}", (stretch.near.id, stretch.far.id)
 
 
+class _BySize(NamedTuple):
+    """Loss that size decides: from some size on everything is lost, what is smaller arrives, also afterwards."""
+
+    from_bytes: int
+    lost: int
+    stuck: int  # of the same size, sent after the other point's last packet, and never acknowledged
+    arrived: int
+    up_to_bytes: int
+    passed_before: bool  # larger ones had arrived earlier: the path has changed
+    for_good: bool  # some of the bytes never came at all
+
+
+def _by_size(runs: Sequence[Run]) -> _BySize | None:
+    """Over the connections that lost something; each from where its last large packet arrived."""
+    lost, small, stuck, for_good, passed_before, after = [], [], 0, False, False, False
+    arrived: list[int] = []
+    for run in runs:
+        gone = (run.fate == LOST) & run.data
+        if not gone.any() and not run.stuck.any():
+            continue
+        least = int(run.ip_bytes[gone | run.stuck].min())
+        large_ok = (run.fate == ARRIVED) & (run.ip_bytes >= least)
+        tail = np.ones(len(run.fate), bool)
+        if large_ok.any():
+            tail = run.time_ns > run.time_ns[large_ok].max()
+            passed_before = True
+        lost += run.ip_bytes[tail & gone].tolist()
+        small += run.ip_bytes[tail & (run.fate == LOST) & ~run.data].tolist()
+        stuck += int((tail & run.stuck).sum())
+        for_good |= bool((tail & run.for_good).any())
+        well = tail & (run.fate == ARRIVED)
+        arrived += run.ip_bytes[well].tolist()
+        if (tail & gone).any():
+            after |= bool((run.time_ns[well] > run.time_ns[tail & gone].min()).any())
+    if not lost or not arrived or len(lost) + stuck < LEAST_LOST or not after:
+        return None
+    up_to = max(arrived)
+    small += [n for n in lost if n <= up_to]
+    large = [n for n in lost if n > up_to]
+    if not large or len(small) > SMALL_LOST_SHARE * (len(small) + len(arrived)):
+        return None
+    return _BySize(min(large), len(large), stuck, len(arrived), up_to, passed_before, for_good)
+
+
 def _loss(stretch: Stretch, traffic: Traffic) -> list[Statement]:
+    of_hosts: dict[tuple[str, str], list[Run]] = {}
+    for run in traffic.runs:
+        of_hosts.setdefault(run.ends, []).append(run)
+    several = len(of_hosts) > 1
+    return [s for ends, runs in of_hosts.items() for s in _loss_of(stretch, traffic, runs, ends if several else None)]
+
+
+def _loss_of(
+    stretch: Stretch, traffic: Traffic, runs: Sequence[Run], ends: tuple[str, str] | None
+) -> Iterator[Statement]:
     where, ids = _way(stretch)
     whose = f"the {SIDE[traffic.from_client]}'s"
-    smallest, largest = traffic.smallest_lost, traffic.largest_arrived
-    end_lost = stretch.change("end-of-mail-lost")
-    if smallest is None:
-        return []
-    sizes = traffic.by_size()
-    lost = sum(s.lost for s in sizes)
-    passed = sum(s.arrived for s in sizes)
-    if lost >= LEAST_LOST and largest is not None and smallest > largest:
-        sizes_text = f"{smallest} bytes" if smallest == sizes[-1].ip_bytes else f"{smallest} bytes and more"
+    pair = f" from {ends[0]} to {ends[1]}" if ends else ""
+    by_size = _by_size(runs)
+    if by_size is not None:
+        icmp = any(i.too_big and not i.towards_sender and i.about_client == traffic.from_client for i in stretch.icmp)
+        yield Statement(
+            "lost-by-size", ids, f"{where} {whose} large packets{pair} are lost: {_sizes_told(by_size, runs)}",
+            fault=by_size.for_good or not icmp,
+        )  # fmt: skip
+        return
+    sizes = [n for run in runs for n in run.ip_bytes[(run.fate == LOST) & run.data].tolist()]
+    arrived = sum(int(((run.fate == ARRIVED) & run.data).sum()) for run in runs)
+    stuck = sum(int(run.stuck.sum()) for run in runs)
+    for_good = any(run.for_good.any() for run in runs)
+    if stretch.change("end-of-mail-lost") is not None and traffic.from_client and sizes and max(sizes) < END_BYTES:
+        return  # told by the change itself
+    if sizes:
+        span = f"{min(sizes)} bytes" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)} bytes"
+        share = 100 * len(sizes) / (len(sizes) + arrived)
+        verb = "was" if len(sizes) == 1 else "were"
+        text = f"{where} {plural(len(sizes), 'packet')} of {whose}{pair} {verb} lost ({share:.0f} %), of {span}; "
+        text += "size does not decide." if for_good else "what they carried arrived when sent again."
+        yield Statement("lost", ids, text, fault=for_good or share >= 1)
+    elif stuck >= LEAST_LOST:
+        end = stretch.far if traffic.from_client else stretch.near
         text = (
-            f"{where} {whose} large packets are lost: all {lost} of {sizes_text}, while {passed} of up to {largest} bytes "
-            "arrived. The narrow link, or whatever drops for size, is there."
+            f"{where} {stuck} resends of {whose}{pair} never came to point {end.id} and were never acknowledged: everything is "
+            "lost there, unless that capture had ended before."
         )
-        return [Statement("lost-by-size", ids, text, fault=True)]
-    if end_lost is not None and traffic.from_client and smallest < 576:
-        return []  # told by the change itself
-    share = 100 * lost / max(lost + passed, 1)
-    text = f"{where} {plural(lost, 'packet')} of {whose} were lost ({share:.0f} %), of {smallest} bytes and more"
-    text += f"; packets of up to {largest} bytes arrived, so size does not decide." if largest else "."
-    return [Statement("lost", ids, text, fault=True)]
+        yield Statement("lost", ids, text, fault=True)
+
+
+def _sizes_told(found: _BySize, runs: Sequence[Run]) -> str:
+    largest = max(int(run.ip_bytes[run.data].max(initial=0)) for run in runs)
+    sizes = f"{found.from_bytes} bytes" + ("" if found.from_bytes >= largest else " and more")
+    text = f"all {found.lost} of {sizes}" if found.lost > 1 else f"the only one of {sizes}"
+    if found.stuck:
+        text += f" (and {found.stuck} resends after the last packet of the other capture, never acknowledged)"
+    text += f", while {found.arrived} of up to {found.up_to_bytes} bytes arrived."
+    broken = [r for r in runs if ((r.fate == LOST) & (r.ip_bytes >= found.from_bytes)).any()]
+    well = [r for r in runs if ((r.fate == ARRIVED) & (r.ip_bytes >= found.from_bytes)).any() and r not in broken]
+    if well:
+        text += f" So in {len(broken)} of {len(runs)} connections; in {len(well)} others as large ones arrived: another way."
+    elif found.passed_before:
+        text += " Earlier as large ones had arrived: the path has changed."
+    if not found.for_good:
+        return text + " What they carried arrived later in smaller packets."
+    return text + " The narrow link, or whatever drops for size, is there."
 
 
 def _beyond(result: Comparison) -> list[Statement]:
@@ -190,7 +296,6 @@ def _icmp(result: Comparison) -> list[Statement]:
                 continue
             mtu = f" (MTU {fate.mtu})" if fate.mtu is not None else ""
             where, ids = _way(stretch)
-            seen = result.points[fate.seen_at - 1]
             if fate.towards_sender:
                 to = SIDE[fate.about_client]
                 text = (
@@ -199,7 +304,14 @@ def _icmp(result: Comparison) -> list[Statement]:
                 )
                 out.append(Statement("icmp-lost", ids, text, fault=True))
             else:
-                text = f'{where} ICMP "too big"{mtu} is made: the router before the narrow link is there.'
+                lost = stretch.traffic[0 if fate.about_client else 1].by_size()
+                narrow = any(size.lost and size.ip_bytes > (fate.mtu or 0) for size in lost)
+                text = f'{where} ICMP "too big"{mtu} is made: '
+                text += (
+                    "the router before the narrow link is there."
+                    if narrow
+                    else "but no packet above that size was lost there, so it is not to be trusted."
+                )
                 out.append(Statement("icmp-made", ids, text, fault=False))
     return out
 
@@ -222,7 +334,13 @@ def _ignored(result: Comparison) -> list[Statement]:
                 d = s.direction(from_client=from_client)
                 first = min(heard, key=lambda e: e.time_ns)
                 wait_ns = IN_FLIGHT_NS + round((s.trace.rtt_s or 0) * 1e9)
-                late = d.resend & d.df & (d.time_ns > first.time_ns + wait_ns) & (d.ip_bytes > (first.mtu or 0)) & ~d.offloaded
+                late = (
+                    d.resend
+                    & d.df
+                    & (d.time_ns > first.time_ns + wait_ns)
+                    & (d.ip_bytes > (first.mtu or 0))
+                    & ~d.offloaded
+                )
                 still += int(late.sum())
                 mtu = first.mtu or mtu
         if still >= LEAST_IGNORED:
@@ -268,12 +386,12 @@ def _rewriting(stretch: Stretch, change: Change) -> list[Statement]:
         text = f"{where} the {words['side']}'s {change.before} becomes {change.after}{many}: it is clamped there."
         return [Statement("mss-changed", ids, text, fault=False)]
     if change.kind == "end-of-mail-lost":
-        text = f"{where} the end of a mail is lost{many}: it left as {change.before}, and its last part was never seen there."
+        text = f"{where} the end of a mail is lost{many}: it left as {change.before}, and its last part never came through."
         return [Statement("end-of-mail-lost", ids, text, fault=True)]
     if change.kind == "swallowed":
         text = (
             f"{where} something answers in the {SIDE[not change.from_client]}'s place: {change.before}, "
-            f"never came to {_named(stretch.far if change.from_client else stretch.near)}{many}."
+            f"never came to point {(stretch.far if change.from_client else stretch.near).id}{many}."
         )
         return [Statement("end-of-mail-lost", ids, text, fault=True)]
     if change.kind == "bytes-changed" and any(c.kind in ALREADY_TOLD for c in stretch.changes):
@@ -288,7 +406,7 @@ ALREADY_TOLD = ("greeting-masked", "greeting-changed", "keywords-changed", "star
 
 def _missing(stretch: Stretch) -> list[Statement]:
     """Connections that only one of the two points saw, while the other was capturing."""
-    where, ids = _way(stretch)
+    ids = (stretch.near.id, stretch.far.id)
     gone = sum(1 for _, near in stretch.missing if near)
     if not gone or not stretch.connections:
         return []
