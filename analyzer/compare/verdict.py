@@ -299,8 +299,8 @@ def _icmp(result: Comparison) -> list[Statement]:
             if fate.towards_sender:
                 to = SIDE[fate.about_client]
                 text = (
-                    f'{where} ICMP "too big" is lost: {fate.count} of them{mtu} passed {_named(seen)} on the way to the {to} '
-                    f"and never came to {_named(result.points[fate.missing_at - 1])}. The filter is there."
+                    f'{where} ICMP "too big" is lost: {fate.count} of them{mtu} passed point {fate.seen_at} on the way to the {to} '
+                    f"and never came to point {fate.missing_at}. The filter is there."
                 )
                 out.append(Statement("icmp-lost", ids, text, fault=True))
             else:
