@@ -392,7 +392,7 @@ class _Verdict:
         run = self.run
         self._stray_icmp()
         ledgers = sorted(run.ledgers.values(), key=self._ledger_order)
-        weighed, subjects = [], []
+        weighed, subjects, silent = [], [], []
         may_fire = self._screen("path", tuple(VOCABULARY["path"].keys() - ADDED))
         rows: dict[tuple[Value, ...], dict[str, Value]] = {}
         for number, ledger in enumerate(ledgers, 1):
@@ -403,21 +403,18 @@ class _Verdict:
             weighed.append(w)
             if not ledger.is_plain or may_fire(w.subject.facts):
                 subjects.append(w.subject)
-            else:  # what comparisons and its row need: alike on most paths, of which there may be many
-                own = w.subject.facts
-                w.subject.facts = rows.setdefault(
-                    (own["captured_at"], own["ip_version"]),
-                    {"captured_at": own["captured_at"], "ip_version": own["ip_version"]},
-                )
+            else:
+                silent.append(w.subject)
+                # what comparisons and its row need: alike on many paths, and there may be very many
+                kept = {name: w.subject.facts[name] for name in ("captured_at", "ip_version", "mtu_at_least")}
+                w.subject.facts = rows.setdefault(tuple(kept.values()), kept)
         self._compare_paths(weighed)
         subjects += self._host_subjects(weighed)
         subjects.append(self._case_subject())
         subjects += mails.message_subjects(self.talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
         subjects += mails.connection_subjects(self.talks, self._screen("connection", mails.CONNECTION_SCREEN))
-        subjects += mails.server_subjects(
-            self.talks, self._screen("server", mails.SERVER_SCREEN), run.options.stripped
-        )
-        drafts = judge(self.pack, subjects)
+        subjects += mails.server_subjects(self.talks, self._screen("server", mails.SERVER_SCREEN), run.options.stripped)
+        drafts = judge(self.pack, subjects, silent=silent)
         return self._finish(drafts, ledgers, weighed)
 
     def _host_subjects(self, weighed: list[paths.Weighed]) -> list[Subject]:

@@ -108,10 +108,19 @@ class _Group:
         return self.hits[0]
 
 
-def judge(pack: RulePack, subjects: Sequence[Subject], fingerprint_key: bytes | None = None) -> list[Draft]:
-    """The findings about all subjects: causes first, then symptoms, then observations, each from the worst down."""
+def judge(
+    pack: RulePack,
+    subjects: Sequence[Subject],
+    fingerprint_key: bytes | None = None,
+    *,
+    silent: Sequence[Subject] = (),
+) -> list[Draft]:
+    """The findings about all subjects: causes first, then symptoms, then observations, each from the worst down.
+
+    silent: paths on which no rule fires (see `screen`), which others are compared with.
+    """
     hits = _ask(pack, subjects)
-    causes = _merge_hosts(_merge(hit for hit in hits if hit.grade.role == "cause"), subjects)
+    causes = _merge_hosts(_merge(hit for hit in hits if hit.grade.role == "cause"), [*subjects, *silent])
     others = _merge((hit for hit in hits if hit.grade.role != "cause"), causes)
     groups = sorted(causes + others, key=_rank)
     drafts = [_word(group, fingerprint_key) for group in groups]

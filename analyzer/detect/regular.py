@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from ..capture.packets import FIN, RST, address_text
+from ..smtp import mtalog
 from ..smtp.plain import Answer, Body, Odd, Pieces, Plain, Said, read_plain
 from ..smtp.states import MailShape
 from ..smtp.terminator import LENGTH, Cuts, cuts
@@ -177,6 +178,10 @@ class RegularGroup:
             capture_end_ns=self.capture_end_ns,
         )
         try:
+            if plain.dialogue.awaited not in (None, "QUIT") and not plain.tls_start:
+                if plain.shape.mails or plain.replies[-1].code == 421:
+                    raise Odd
+                talk.expected_log = self._expected_log(k, talk)
             for shape in plain.shape.mails:
                 talk.mails.append(
                     self._mail(k, talk, next_mail + len(talk.mails), len(talk.mails) + 1, shape, plain, c, s)
@@ -187,6 +192,30 @@ class RegularGroup:
             return None
         # in smtp a dialogue is one by its greeting word or by its mails; the shared dialogue holds no mails
         return talk if plain.dialogue.is_smtp or not talk.mails else None
+
+    def _expected_log(self, k: int, talk: Talk) -> dict[str, str]:
+        """See mails._expected_log."""
+        silence = None
+        if talk.closed_by != "open":
+            d, t = self.delivery, self.delivery.group.table
+            ends, fresh = [], []
+            for direction in (2 * k, 2 * k + 1):
+                ends += self.leaving_ns[self.leaving_at[direction] : self.leaving_at[direction + 1]][:1]
+                rows = slice(*d.bounds[direction : direction + 2])
+                fresh += t.time_ns[rows][(t.payload_bytes[rows] > 0) & ~d.resend[rows]].tolist()
+            end = min(ends)
+            silence = (end - max((time for time in fresh if time <= end), default=end)) / 1e9
+            later = [time for time in fresh if time > end]
+            if later:  # only the last new byte of either side counts there
+                raise Odd
+        ending = mtalog.Ending(
+            closed_by=talk.closed_by,  # type: ignore[arg-type]
+            silence_s=silence,
+            received_bytes=self.acked[2 * k],
+            client=f"{talk.client[0]}[{talk.client[0]}]",
+            server=f"{talk.server[0]}[{talk.server[0]}]",
+        )
+        return dict(mtalog.predict(talk.dialogue, ending).items())
 
     def _frames(self, answer: Answer) -> tuple[Ref, ...]:
         i = answer.piece
