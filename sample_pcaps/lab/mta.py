@@ -177,6 +177,11 @@ def postfix_sender(net: Network, settings: dict[str, str], server: str) -> Postf
     return Postfix(net, "sender", {**base, **settings}, None)
 
 
+# Both can sit in a write for a quarter of an hour, whatever their time-outs say.
+PATIENCE = ("timeout", "--kill-after=2", "75")
+GAVE_UP = ["timed out: stopped by hand"]
+
+
 # ---- Exim, sendmail: one process per mail, in the foreground ---------------------------------------
 class Exim:
     """Exim 4: pipelines, and sends BDAT to a server that offers CHUNKING."""
@@ -199,7 +204,7 @@ keep_environment =
 {top}begin routers
 all:
   driver = manualroute
-  route_list = * {server} byname
+  route_list = * "<+ {server}" byname
   transport = out
 begin transports
 out:
@@ -252,7 +257,7 @@ define(`confSERVICE_SWITCH_FILE', `{self.base}/switch')dnl
 define(`confPID_FILE', `{self.base}/pid')dnl
 define(`confDOMAIN_NAME', `mail.example.org')dnl
 define(`confTRUSTED_USERS', `root')dnl
-define(`SMART_HOST', `esmtp:[{server}]')dnl
+define(`SMART_HOST', `esmtp:[{"IPv6:" if ":" in server else ""}{server}]')dnl
 define(`confBIND_OPTS', `-DNSRCH -DEFNAMES')dnl
 {options}FEATURE(`nocanonify')dnl
 FEATURE(`accept_unresolvable_domains')dnl
@@ -267,10 +272,10 @@ MAILER(smtp)dnl
     def send(self, mails: list[Mail], limit_s: float) -> list[dict]:
         connections, said = [], ""
         for number, mail in enumerate(mails, 1):
-            done = self.net.run("sender", str(SENDMAIL), f"-C{self.base}/lab.cf", "-Am", "-odi", "-v", "-f", "anna@example.org",
+            done = self.net.run("sender", *PATIENCE, str(SENDMAIL), f"-C{self.base}/lab.cf", "-Am", "-odi", "-v", "-f", "anna@example.org",
                                 mail.recipient(number), input=mail.text(number).decode(), timeout=limit_s + 60, check=False)
             said += done.stdout + done.stderr
-            last = (done.stdout + done.stderr).strip().splitlines()[-2:]
+            last = GAVE_UP if done.returncode == 124 else (done.stdout + done.stderr).strip().splitlines()[-2:]
             sent = "Sent (" in done.stdout + done.stderr
             connections.append({"server_ip": self.server, "client_port": None, "mails": [{
                 "size_bytes": mail.size, "outcome": "delivered" if sent else outcome_of(" ".join(last)), "reply": " / ".join(last)[:160]}]})
@@ -291,11 +296,11 @@ class Swaks:
         for number, mail in enumerate(mails, 1):
             body = self.net.work / f"mail{number}.txt"
             body.write_bytes(mail.text(number))
-            done = self.net.run("sender", "swaks", "--server", self.server, "--from", "anna@example.org", "--to", mail.recipient(number),
+            done = self.net.run("sender", *PATIENCE, "swaks", "--server", self.server, "--from", "anna@example.org", "--to", mail.recipient(number),
                                 "--helo", "mail.example.org", "--data", f"@{body}", "--suppress-data",
                                 "--timeout", "45", *self.options, timeout=limit_s + 60, check=False)
             said += done.stdout + done.stderr
-            last = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("***", "<** ", "<-  "))][-3:]
+            last = GAVE_UP if done.returncode == 124 else [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("***", "<** ", "<-  "))][-3:]
             connections.append({"server_ip": self.server, "client_port": None, "mails": [{
                 "size_bytes": mail.size, "outcome": "delivered" if done.returncode == 0 else outcome_of(" ".join(last)),
                 "reply": " / ".join(last)[:160]}]})
@@ -382,7 +387,7 @@ apt-get update -q
 echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
 echo 'wireshark-common wireshark-common/install-setuid boolean false' | debconf-set-selections
 made_policy=; [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made_policy=1; }
-apt-get install -qy --no-install-recommends iproute2 nftables iptables ethtool tcpdump tshark swaks openssl m4 procps postfix \\
+apt-get install -qy --no-install-recommends iproute2 nftables iptables ethtool tcpdump tshark swaks libio-socket-inet6-perl openssl m4 procps postfix \\
     libidn12 libgnutls-dane0 libpcre2-8-0 liblockfile1 libldap-2.5-0 libwrap0 libsasl2-2 libdb5.3 libnsl2
 [ -z "$made_policy" ] || rm -f /usr/sbin/policy-rc.d
 id Debian-exim >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim

@@ -29,6 +29,7 @@ from pathlib import Path
 import mta
 from scenario import Scenario, View
 from scenarios import SCENARIOS
+from sweep import sweep
 from topology import Network
 
 SAMPLES = Path(__file__).resolve().parents[1]
@@ -344,6 +345,8 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--readme", action="store_true", help="write the table of samples in sample_pcaps/README.md anew")
     parser.add_argument("--publish", action="store_true", help="copy accepted captures and their sidecars into sample_pcaps/")
+    parser.add_argument("--sweep", type=int, metavar="N", help="N scenarios drawn at random (see sweep.py) instead of the written ones")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--to", type=Path, default=SAMPLES, help="publish into this folder instead: fresh recordings to test against")
     options = parser.parse_args()
     known = {s.name: s for s in SCENARIOS}
@@ -357,6 +360,10 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown scenario: {', '.join(unknown)} (see --list)")
     wanted = SCENARIOS if options.all else [known[n] for n in options.scenario]
+    if options.sweep:
+        if options.publish and options.to == SAMPLES:
+            parser.error("--sweep --publish needs --to: random recordings are no samples")
+        wanted = sweep(options.sweep, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     failed = []
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -427,6 +427,11 @@ RIVALS = [
     Scenario("outage-ipv6", "The same over IPv6.", Path_(r2_rule="meta l4proto tcp quota over 50000 bytes drop", rtt_ms=20),
              three(*(replace(v, finds=(replace(OUTAGE, sender=SENDER6, receiver=RECEIVER6),), allowed=DEAD, check="resends >= 5") for v in (SENDER, MIDDLE)),
                    replace(RECEIVER, allowed=("path-outage", *DEAD))), mails=(Mail(70000),), server=RECEIVER6, expect="'timeout' in o"),
+    Scenario("outage-offload", "The path dies in mid-mail, captured with segmentation offload: giant frames of full-size segments were acknowledged before; the next "
+             "mail's SYN is not answered either.", Path_(r2_rule="meta l4proto tcp quota over 20000 bytes drop", offload=True, congestion="bbr"),
+             three(*(replace(v, finds=(replace(OUTAGE, connections=None),), allowed=DEAD, check="resends >= 5") for v in (SENDER, MIDDLE)),
+                   replace(RECEIVER, allowed=("path-outage", *DEAD))), mails=(Mail(19081), Mail(40000)), limit_s=90, expect="'timeout' in o",
+             sender_settings={f"smtp_{step}_timeout": "25s" for step in ("connect", "data_xfer", "data_done")}),
     plain("blackout-12s", "The path is dead for 12 seconds, then lives again; the mail passes.", Path_(r2_rule="meta l4proto tcp quota over 30000 bytes drop", rtt_ms=20),
           views=three(*(replace(v, allowed=("path-outage", "packet-loss"), check="resends >= 3") for v in (SENDER, MIDDLE)),
                       replace(RECEIVER, allowed=("path-outage", "packet-loss"))), mails=(Mail(60000),), events=((12, lambda net: net.flush("r2", "forward")),)),
