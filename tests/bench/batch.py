@@ -39,7 +39,7 @@ def run_batch(source: str, out: Path, *options: str, kill_at: int | None = None,
     command = [sys.executable, "-m", "analyzer", "batch", source, "--out", str(out), "--quiet", *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as running:
         while running.poll() is None:
-            time.sleep(0.2)
+            time.sleep(0.5)
             done = sum(1 for _ in out.glob("cases/*/*.json"))
             if meanwhile and done:
                 meanwhile()
