@@ -498,7 +498,16 @@ def _largest_single(d: Direction, rows: Ints) -> int:
 
 
 def _superseded(d: Direction, rows: Ints) -> Bools:
-    """Rows whose first byte was sent again later: each such send was lost, or its ACK was."""
+    """Rows whose first byte was sent again later: each such send was lost, or its ACK was.
+
+    A packet of one byte is no such send, neither first nor again: keep-alives repeat the last byte (RFC 9293 3.8.4), and
+    probes of a shut window the next one (3.8.6.1), in order to be answered.
+    """
+    real = d.payload_bytes[rows] > 1
+    if not real.all():
+        among = np.zeros(len(rows), bool)
+        among[real] = _superseded(d, rows[real])
+        return among
     later_low = np.minimum.accumulate(d.seq[rows][::-1])[::-1]
     out = np.zeros(len(rows), bool)
     out[:-1] = later_low[1:] < d.end[rows][:-1]

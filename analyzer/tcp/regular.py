@@ -208,6 +208,7 @@ class _Surveying:
         self.fresh = fresh[np.argsort(d.seq[fresh] + self.shift[fresh], kind="stable")]
         self.again = rows[~in_order]
         odd += [self._sent_thrice(), self._long_holes()]
+        odd.append(self.again[self.table.payload_bytes[self.again] == 1])  # keep-alives and window probes
         self.odd_pieces = np.concatenate(odd)
         self.superseded = np.zeros(len(self.table), bool)
         if len(self.again):
