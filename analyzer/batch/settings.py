@@ -12,10 +12,11 @@ from pathlib import Path
 from ..capture.wanted import DEFAULT_PORTS
 from ..detect import rule
 
-# A capture of 4 GB is read in some ten seconds; a slow disk and a loaded machine are forgiven, a hang is not.
+# The largest set (units.SET_BYTES) runs for half a minute at most, packed five times as long; a slow disk and a loaded
+# machine are forgiven, a hang is not.
 TIME_LIMIT_S = 600.0
 
-# The analysis of a gigabyte stays in 500 MB; a million connections in one capture take twice that.
+# An analysis needs some 150 MB, and a row for each connection: this leaves room for a million of them.
 MEMORY_LIMIT_BYTES = 2 << 30
 
 

@@ -27,8 +27,8 @@ from typing import Any
 from ..capture.sources import expand
 from ..errors import UsageError
 
-# A unit of 4 GiB runs for some ten seconds: long against the cost of placing it, short against a limit of time, and
-# what is lost with a machine.
+# A unit of 4 GiB runs for ten to thirty seconds: long against the cost of placing it, short against a limit of time, and
+# little is lost with a machine.
 SET_BYTES = 4 << 30
 
 # Between neighbours of a series: no rotation in use is slower than daily, and once a year a day has 25 hours.
