@@ -386,10 +386,11 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
 echo 'wireshark-common wireshark-common/install-setuid boolean false' | debconf-set-selections
-made_policy=; [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made_policy=1; }
+if [ ! -e /usr/sbin/policy-rc.d ]; then  # no service starts by being installed
+    printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+fi
 apt-get install -qy --no-install-recommends iproute2 nftables iptables ethtool tcpdump tshark swaks libio-socket-inet6-perl openssl m4 procps postfix \\
     libidn12 libgnutls-dane0 libpcre2-8-0 liblockfile1 libldap-2.5-0 libwrap0 libsasl2-2 libdb5.3 libnsl2
-[ -z "$made_policy" ] || rm -f /usr/sbin/policy-rc.d
 id Debian-exim >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim
 id smmta >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin smmta
 id smmsp >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin smmsp

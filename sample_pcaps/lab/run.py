@@ -308,11 +308,18 @@ def write_table() -> None:
     readme = SAMPLES / "README.md"
     head, begin, rest = readme.read_text().partition("<!-- table -->\n")
     _old, end, tail = rest.partition("<!-- end of table -->")
-    rows = ["| sample | what it shows | must be found |", "|---|---|---|"]
+    rows = ["| scenario | what it shows | must be found |", "|---|---|---|"]
+    groups: dict[str, list[tuple[str, dict]]] = {}
     for sidecar in sorted(SAMPLES.glob("*.json")):
         document = json.loads(sidecar.read_text())
-        rules = ", ".join(f"`{d['rule']}`" for d in document["truth"]["diagnosis"]) or "nothing"
-        rows.append(f"| {sidecar.stem} | {document['shows']} | {rules} |")
+        groups.setdefault(document["scenario"], []).append((document["vantage"], document))
+    for scenario, views in sorted(groups.items()):
+        by_rules: dict[str, list[str]] = {}
+        for vantage, document in views:
+            rules = ", ".join(dict.fromkeys(f"`{d['rule']}`" for d in document["truth"]["diagnosis"])) or "nothing"
+            by_rules.setdefault(rules, []).append(vantage)
+        found = "; ".join(f"{', '.join(vantages)}: {rules}" for rules, vantages in by_rules.items())
+        rows.append(f"| {scenario} | {views[0][1]['shows']} | {found} |")
     readme.write_text(head + begin + "\n".join(rows) + "\n" + end + tail)
 
 
