@@ -77,6 +77,9 @@ def analyze(args: argparse.Namespace) -> int:
     counted = case.counting(args.fail_on, args.min_confidence, known) if args.fail_on else None
     settings: dict[str, dict[str, Any]] = {"junit": {"counting": counted}, "sarif": {"baseline": known or None}}
     for name, target in wanted.items():
+        if name == "json" and target != "-":
+            case.save_json(target)
+            continue
         document: str = getattr(case, f"to_{name}")(**settings.get(name, {}))
         _write(document, target)
     if args.parquet:
