@@ -59,14 +59,20 @@ class Story:
         number = own + (0 if syn else 1) + seq
         flags |= PSH if payload else 0
         head = struct.pack(
-            ">HHIIBBHHH", *ports, number, peer + 1 + ack if flags & ACK else 0, (5 + len(options) // 4) << 4, flags, window, 0, 0
+            ">HHIIBBHHH",
+            *ports,
+            number,
+            peer + 1 + ack if flags & ACK else 0,
+            (5 + len(options) // 4) << 4,
+            flags,
+            window,
+            0,
+            0,
         )
         segment = head + options + payload
         self.ident[who] += 1
         ttl = 64 if who == "c" else 62
-        ip = struct.pack(
-            ">BBHHHBBH8s", 0x45, 0, 20 + len(segment), self.ident[who], df << 14, ttl, 6, 0, ends
-        )
+        ip = struct.pack(">BBHHHBBH8s", 0x45, 0, 20 + len(segment), self.ident[who], df << 14, ttl, 6, 0, ends)
         frame = bytes(12) + b"\x08\x00" + ip + segment
         sec, ms = divmod(self.now_ms, 1000)
         self.records.append(struct.pack("<IIII", START_S + int(sec), int(ms * 1000), len(frame), len(frame)) + frame)

@@ -23,7 +23,9 @@ def path(case: Any) -> Any:
     return next(p for p in case.paths if p.sender == "10.1.0.2")
 
 
-def send_all(s: Story, text: bytes, size: int, *, lost_above: int, df: bool = True, start: int | None = None) -> list[int]:
+def send_all(
+    s: Story, text: bytes, size: int, *, lost_above: int, df: bool = True, start: int | None = None
+) -> list[int]:
     """The mail in pieces of `size`; those above `lost_above` IP bytes vanish. Returns the offsets of what was lost."""
     at = s.sent["c"] if start is None else start
     lost = []
@@ -128,7 +130,9 @@ def test_dead_path(tmp_path: Path) -> None:
     s.until_data()
     text, at = mail(20_000), s.sent["c"]
     for i in range(0, 5 * s.full, s.full):
-        s.wait(1).packet("c", at + i, text[i : i + s.full], s.sent["s"]).wait(10).packet("s", s.sent["s"], b"", at + i + s.full)
+        s.wait(1).packet("c", at + i, text[i : i + s.full], s.sent["s"]).wait(10).packet(
+            "s", s.sent["s"], b"", at + i + s.full
+        )
     at += 5 * s.full
     for pause in (1, *LINUX_MS):
         s.wait(pause).packet("c", at, text[: s.full], s.sent["s"])
