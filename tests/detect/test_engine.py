@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from analyzer.detect.engine import MAX_EVIDENCE, judge
+from analyzer.detect.engine import MAX_EVIDENCE, judge, screen
 from analyzer.detect.facts import Subject
 
 A, B, C, D = "192.0.2.1", "198.51.100.2", "198.51.100.3", "203.0.113.4"
@@ -271,3 +271,14 @@ def test_many_causes_and_symptoms(host_pack, minimal, pack_of):
     ]
     assert judge(host_pack, many)
     assert time.process_time() - began < 20  # seconds; quadratic work would take minutes
+
+
+def test_screen_asks_what_is_known(pack_of):
+    """Beforehand only the demands on known facts are asked; a rule that demands nothing of them may always fire."""
+    pack = pack_of(SYMPTOM)
+    may_fire = screen(pack, "message", ("answered",))
+    assert may_fire({"answered": False})
+    assert not may_fire({"answered": True})
+    assert not may_fire({})
+    assert screen(pack, "message", ("end_acked",))({"end_acked": True})
+    assert not screen(pack, "path", ("stuck_sends",))({"stuck_sends": 9})
