@@ -136,6 +136,7 @@ def batch(args: argparse.Namespace) -> int:
             retry=args.retry,
             fail_on=args.fail_on,
             min_confidence=args.min_confidence,
+            known=cases.fingerprints(args.baseline) if args.baseline else frozenset(),
             rules=[rule.id for rule in rules.load(args.rules or ())],
             progress=progress,
         )
