@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import case as c
+from . import maillog
 from .capture.packets import CaptureInfo, IcmpError, address_text
 from .capture.reading import ReadOptions, read
 from .capture.wanted import DEFAULT_PORTS
@@ -46,6 +47,8 @@ class Options:
     max_bytes: int | None = None
     jobs: int = 1
     engine: str = "auto"
+    maillog: tuple[str, ...] = ()  # log files of the mailers on either side
+    log_timezone: str | None = None  # of log lines that name none; None: that of this machine
     stripped: frozenset[tuple[str, int]] = frozenset()  # servers whose STARTTLS a second point of capture shows removed
     shortcuts: bool = True  # False: every connection goes the long way (tests compare)
 
@@ -55,6 +58,7 @@ def analyze(
 ) -> c.Case:
     """One case out of the captures. Never raises for what a capture holds; RuleError for a rule file."""
     options = options or Options()
+    log_zone = maillog.zone(options.log_timezone)
     pack = load(options.rules)
     run = _Analysis(options)
     reading = ReadOptions(
@@ -76,7 +80,10 @@ def analyze(
             run.interrupted = True
         for tracker in run.points.trackers:
             run.take(tracker.finish())
-        return _Verdict(run, pack).case()
+        case = _Verdict(run, pack).case()
+    if options.maillog:
+        maillog.join(case, options.maillog, log_zone)
+    return case
 
 
 @contextmanager

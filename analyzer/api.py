@@ -71,7 +71,7 @@ def make_options(kind: type[Options], given: dict[str, Any]) -> Options:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
             raise UsageError(f"analyze() has no option {name!r}{hint}")
-    for name in ("ports", "rules"):
+    for name in ("ports", "rules", "maillog"):
         if name in given:
             given[name] = (frozenset if name == "ports" else tuple)(given[name])
     return kind(**given)

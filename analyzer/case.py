@@ -172,6 +172,22 @@ class Finding:
 
 
 @dataclass(slots=True)
+class LogLine:
+    """A line of a mailer's log (`--maillog`): joined to a connection, or a delivery that the capture does not hold."""
+
+    file: str
+    line: int  # from 1
+    time_ns: int  # as written: whole seconds in most logs
+    mta: str  # postfix, exim, sendmail, microsoft
+    side: Literal["client", "server"] | None  # which side of the connection wrote it
+    said: str  # connect, disconnect, received, sent, deferred, bounced, timeout, lost, info
+    queue_id: str | None
+    text: str  # what stands behind time, host and program; control characters kept: reports escape
+    connection: int | None
+    message: int | None
+
+
+@dataclass(slots=True)
 class Case:
     """Everything that one analysis found out."""
 
@@ -186,6 +202,8 @@ class Case:
     services: dict[int, int] = field(default_factory=dict)  # server port -> TCP packets that were not SMTP
     counts: dict[str, int] = field(default_factory=dict)  # tcp connections, frames not read, ... by name
     interrupted: bool = False
+    log: list[LogLine] = field(default_factory=list)  # of the mailers, where one was given
+    log_notes: list[str] = field(default_factory=list)  # how log and packets agree, most important first
 
     @property
     def complete(self) -> bool:

@@ -28,6 +28,7 @@ NOT_EXERCISED = 4  # verify: what failed before was not tried; compare: nothing 
 SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
 CONFIDENCES = ("possible", "likely", "certain")
 CONFIGURATION = "pyproject.toml"
+GIVEN = ("ports", "all_tcp", "rules", "max_bytes", "jobs", "maillog", "log_timezone")  # options that the analysis takes
 # Options of analyze that write one document each, with Case.to_NAME.
 DOCUMENTS = ("json", "html", "markdown", "junit", "sarif")
 
@@ -202,7 +203,7 @@ def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, *
     """The case of the captures named, with its troubles told on stderr."""
     from . import api
 
-    given = {name: getattr(args, name) for name in ("ports", "all_tcp", "rules", "max_bytes", "jobs") if name in args}
+    given = {name: getattr(args, name) for name in GIVEN if name in args}
     with _progress(quiet=args.quiet) as progress:
         case = api.analyze(
             captures or args.captures,
@@ -352,7 +353,18 @@ def _add_analyze(commands: Any) -> None:
         "--redact-key", metavar="FILE", help="the same, equal in every report made with this secret file"
     )
     output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
-    _add_reading(command)
+    what = _add_reading(command)
+    what.add_argument(
+        "--maillog",
+        metavar="FILE",
+        action="append",
+        help="a log of the mailer on either side (Postfix, Exim, sendmail, Microsoft; may be compressed); may be repeated",
+    )
+    what.add_argument(
+        "--log-timezone",
+        metavar="ZONE",
+        help="zone of times in the log: UTC, +01:00, Europe/Berlin (default: of this machine)",
+    )
     verdict = _add_verdict(command)
     verdict.add_argument(
         "--baseline", metavar="FILE", help="an earlier --json document: the findings that it holds do not count"
@@ -478,7 +490,7 @@ def _add_verdict(command: argparse.ArgumentParser) -> Any:
     return verdict
 
 
-def _add_reading(command: argparse.ArgumentParser, jobs: str = "processes to work with (default: 1)") -> None:
+def _add_reading(command: argparse.ArgumentParser, jobs: str = "processes to work with (default: 1)") -> Any:
     """What every command that analyses takes."""
     what = command.add_argument_group("what to look at")
     what.add_argument(
@@ -493,6 +505,7 @@ def _add_reading(command: argparse.ArgumentParser, jobs: str = "processes to wor
     what.add_argument("--max-bytes", metavar="N", type=_positive, help="read at most N bytes of each capture, unpacked")
     what.add_argument("--jobs", metavar="N", type=_positive, help=jobs)
     _add_rule_packs(what)
+    return what
 
 
 def _add_rules(commands: Any) -> None:

@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..capture.packets import CaptureInfo, IcmpError, address_text
-from ..case import Case, Connection, Endpoint, Evidence, Finding, Frame, Message, Path, Terminator
+from ..case import Case, Connection, Endpoint, Evidence, Finding, Frame, LogLine, Message, Path, Terminator
 
 SCHEMA = "smtpscope/1"
 
@@ -41,6 +41,9 @@ def _members(case: Case) -> Iterator[tuple[str, Any]]:
     yield "paths", map(_path, case.paths)
     yield "findings", map(finding, case.findings)
     yield "icmp", map(_icmp, case.icmp)
+    if case.log or case.log_notes:
+        yield "log", map(_log_line, case.log)
+        yield "log_notes", [_text(note) for note in case.log_notes]
     yield "services", {str(port): packets for port, packets in sorted(case.services.items())}
     yield "counts", dict(case.counts)
 
@@ -289,3 +292,18 @@ def _icmp(e: IcmpError) -> dict[str, Any]:
 
 def _address(address: int) -> str:
     return address_text(address >> 64, address & (1 << 64) - 1)
+
+
+def _log_line(line: LogLine) -> dict[str, Any]:
+    return {
+        "file": _text(line.file),
+        "line": line.line,
+        "time": timestamp(line.time_ns),
+        "mta": line.mta,
+        "side": line.side,
+        "said": line.said,
+        "queue_id": _maybe(line.queue_id),
+        "text": _text(line.text),
+        "connection": line.connection,
+        "message": line.message,
+    }

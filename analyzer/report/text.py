@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, TextIO
 
 from ..case import Case, Evidence, Finding, Remedy
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
 # More would bury the verdict: a finding is to be read in half a minute.
 MOST_COMMANDS = 2
+LOG_LINES = 8  # lines of a mail log that are shown; a busy server writes thousands
 LABEL_WIDTH = 10  # columns: "Evidence" and two spaces
 
 
@@ -74,8 +76,27 @@ def _full(console: Console, case: Case) -> None:
     _closing(console, case)
 
 
+def _log(console: Console, case: Case) -> None:
+    """How the mailer's log agrees with the packets, and its lines about mails that did not get through."""
+    if not case.log_notes:
+        return
+    _heading(console, "The mail log beside the packets")
+    for note in case.log_notes:
+        _item(console, "-", visible(note))
+    well = {m.id for m in case.messages if m.outcome == "delivered"}
+    told = [
+        x for x in case.log if x.said not in ("info", "connect", "disconnect", "received") and x.message not in well
+    ]
+    for line in told[:LOG_LINES]:
+        whose = f"mail {line.message}" if line.message is not None else "not in the capture"
+        _item(console, " ", f"{whose}: {visible(FilePath(line.file).name)}:{line.line}: {visible(line.text)}")
+    if len(told) > LOG_LINES:
+        _item(console, " ", f"and {len(told) - LOG_LINES} more lines, in --json")
+
+
 def _closing(console: Console, case: Case) -> None:
     """Limits and problems: what no verdict may be read without."""
+    _log(console, case)
     if case.limits:
         _heading(console, "What this capture can not tell")
         for limit in case.limits:
