@@ -205,7 +205,7 @@ def _executor(jobs: int | None, scheduler: str | None, units: int) -> Iterator[t
         with _dask(scheduler) as found:
             yield found
         return
-    workers = min(jobs or len(os.sched_getaffinity(0)), units)
+    workers = min(jobs or _processors(), units)
     pool = ThreadPoolExecutor(workers, "nursery")
     try:
         yield pool, lambda: workers
@@ -215,6 +215,13 @@ def _executor(jobs: int | None, scheduler: str | None, units: int) -> Iterator[t
         raise
     pool.shutdown()
     nursery.close_all()
+
+
+def _processors() -> int:
+    """Those that this process may use; not every system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
