@@ -133,6 +133,11 @@ class Case:
         self.options = options
         self._found = found or data  # with the real names and addresses, by which captures are read again
 
+    @property
+    def is_redacted(self) -> bool:
+        """Whether pseudonyms stand for addresses and names. Files written from such a case may be read by others too."""
+        return self._found is not self.data
+
     def redacted(self, key: PathLike | None = None) -> Case:
         """The same case with pseudonyms for addresses and names; the key is the content of the file `key`."""
         from .report import redact
@@ -241,13 +246,13 @@ class Case:
         """The report as `smtpscope analyze` prints it."""
         from .report import text
 
-        return _saved(text.render(self.data, **style), path)
+        return self._saved(text.render(self.data, **style), path)
 
     def to_json(self, path: PathLike | None = None) -> str:
         """The JSON document, schema smtpscope/1."""
         from .report import json
 
-        return _saved(json.render(self.data), path)
+        return self._saved(json.render(self.data), path)
 
     def save_json(self, path: PathLike) -> None:
         """The JSON document into a file, line by line: one of many connections need not be in memory as a whole."""
@@ -260,41 +265,49 @@ class Case:
         """The report as one HTML file that loads nothing from anywhere; with the plots that prove the causes."""
         from .report import html as page
 
-        return _saved(page.render(self.data, traces=self.proving_traces if plots else None, plots=plots), path)
+        return self._saved(page.render(self.data, traces=self.proving_traces if plots else None, plots=plots), path)
 
     def to_markdown(self, path: PathLike | None = None) -> str:
         """The report as Markdown, for an issue or a mail."""
         from .report import markdown
 
-        return _saved(markdown.render(self.data), path)
+        return self._saved(markdown.render(self.data), path)
 
     def to_junit(self, path: PathLike | None = None, *, counting: Collection[_case.Finding] | None = None) -> str:
         """JUnit XML: a suite per capture, a test case per rule; the findings in `counting` are failures."""
         from .report import junit
 
         ids = None if counting is None else [finding.id for finding in counting]
-        return _saved(junit.render(self.data, list(self._rules()), ids), path)
+        return self._saved(junit.render(self.data, list(self._rules()), ids), path)
 
     def to_sarif(self, path: PathLike | None = None, *, baseline: Collection[str] | None = None) -> str:
         """SARIF 2.1.0; `baseline` are the fingerprints of findings that were known before."""
         from . import __version__
         from .report import sarif
 
-        return _saved(sarif.render(self.data, __version__, self._rules(), baseline), path)
+        return self._saved(sarif.render(self.data, __version__, self._rules(), baseline), path)
 
     def to_parquet(self, folder: PathLike) -> list[Path]:
         """One Parquet file per table in `folder`; the files written. Needs pyarrow (the extra `parquet`)."""
         from .report import parquet
 
-        return parquet.write(self.data, Path(folder))
+        return parquet.write(self.data, Path(folder), shared=self.is_redacted)
 
     def to_pcapng(self, path: PathLike, *, keep_content: bool = False) -> pcapng.Written:
         """The packets that prove the findings, with the story as packet comments for Wireshark; mail content overwritten."""
-        from .report import pcapng
+        from .report import files, pcapng
 
         traces = self.traces(pcapng.connections_of(self.data))
-        with open(path, "wb") as out:
+        with files.written(path) as out:  # the addresses stay: this is never for everybody
             return pcapng.write(self._found, traces, out, keep_content=keep_content)
+
+    def _saved(self, text: str, path: PathLike | None) -> str:
+        """The text, written to `path` as well when there is one: for the owner alone unless redacted."""
+        if path is not None:
+            from .report import files
+
+            files.write_text(text, path, shared=self.is_redacted)
+        return text
 
     def _rules(self) -> dict[str, str]:
         """What was asked: id of each rule -> when it fires."""
@@ -398,7 +411,9 @@ class Plots:
         """The plots that prove the causes, each as PNG and SVG in `folder`; the files written."""
         from .report import plots
 
-        return plots.write_plots(self._case.data, self._case.proving_traces, Path(folder))
+        return plots.write_plots(
+            self._case.data, self._case.proving_traces, Path(folder), shared=self._case.is_redacted
+        )
 
 
 def _shown(ax: Axes | None) -> Axes:
@@ -410,10 +425,3 @@ def _shown(ax: Axes | None) -> Axes:
     from .report.plots import FIGURE_INCHES
 
     return plt.subplots(figsize=FIGURE_INCHES, layout="constrained")[1]
-
-
-def _saved(text: str, path: PathLike | None) -> str:
-    """The text, written to `path` as well when there is one."""
-    if path is not None:
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
-    return text

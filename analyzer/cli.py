@@ -82,7 +82,7 @@ def analyze(args: argparse.Namespace) -> int:
             case.save_json(target)
             continue
         document: str = getattr(case, f"to_{name}")(**settings.get(name, {}))
-        _write(document, target)
+        _write(document, target, shared=case.is_redacted)
     if args.parquet:
         case.to_parquet(args.parquet)
     if args.plots:
@@ -602,10 +602,12 @@ def _check_targets(wanted: dict[str, str]) -> None:
             raise UsageError(f"--{name} {target}: this is a folder, a file is needed")
 
 
-def _write(text: str, target: str) -> None:
-    """Writes to a file, or to stdout for `-`; a reader that goes away early (head, less) is no error."""
+def _write(text: str, target: str, *, shared: bool = False) -> None:
+    """Writes to a file (mode 0600 unless `shared`), or to stdout for `-`; a reader that goes away early is no error."""
     if target != "-":
-        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
+        from .report import files
+
+        files.write_text(text, target, shared=shared)
         return
     if sys.stdout is None:
         raise UsageError("stdout is closed: there is no place for the answer")

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..case import Case
 from ..errors import UsageError
+from . import files
 from .json import SCHEMA, document
 
 TABLES: dict[str, dict[str, str]] = {
@@ -55,20 +56,23 @@ TABLES: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def write(case: Case, folder: str | Path) -> list[Path]:
-    """One file per table in `folder`, which is made; the files written. Tables without rows have their columns all the same."""
+def write(case: Case, folder: str | Path, *, shared: bool = False) -> list[Path]:
+    """One file per table in `folder`, which is made; the files written, private unless `shared`.
+
+    Tables without rows have their columns all the same.
+    """
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise UsageError("--parquet needs pyarrow: pip install smtpscope[parquet]") from error
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.folder(folder, shared=shared)
     written = []
     rows = rows_of(document(case))
     for name, columns in TABLES.items():
         table = arrow(rows[name], columns)
         file = folder / f"{name}.parquet"
-        pq.write_table(table, file, compression="zstd")
+        with files.written(file, shared=shared) as out:
+            pq.write_table(table, out, compression="zstd")
         written.append(file)
     return written
 

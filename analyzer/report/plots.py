@@ -26,7 +26,7 @@ import numpy as np
 
 from ..capture.packets import RST, SYN
 from ..case import Case, Finding, Message, Path
-from . import wording
+from . import files, wording
 from .escape import visible
 
 if TYPE_CHECKING:
@@ -654,16 +654,18 @@ def plots_worth_drawing(case: Case, traces: Mapping[int, Trace]) -> Iterator[Plo
             yield from plots_of(case, finding, traces)
 
 
-def write_plots(case: Case, traces: Mapping[int, Trace], folder: str | FilePath) -> list[FilePath]:
-    """Every plot worth drawing as PNG and SVG in `folder`, light for print; the files written."""
-    folder = FilePath(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def write_plots(
+    case: Case, traces: Mapping[int, Trace], folder: str | FilePath, *, shared: bool = False
+) -> list[FilePath]:
+    """Every plot worth drawing as PNG and SVG in `folder`, light for print; the files written, private unless `shared`."""
+    folder = files.folder(folder, shared=shared)
     written = []
     for plot in plots_worth_drawing(case, traces):
         drawn = figure(plot.draw)
         for suffix in ("png", "svg"):
             file = folder / f"{plot.name}.{suffix}"
-            file.write_bytes(image(drawn, suffix))
+            with files.written(file, shared=shared) as out:
+                out.write(image(drawn, suffix))
             written.append(file)
     return written
 

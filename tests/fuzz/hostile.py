@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -363,12 +362,17 @@ class Scene:
             pcap(out, self.frames(n))
 
 
-def pcap(out: BinaryIO, frames: Iterator[bytes]) -> None:
-    """A packet each 100 µs."""
+def pcap(out: BinaryIO, frames: Iterator[bytes | int]) -> None:
+    """A packet each 100 µs; a number among the frames is seconds in which nothing happens."""
     out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1))
-    for i, frame in zip(count(), frames):
-        second, tick = divmod(i, 10_000)
-        out.write(struct.pack("<IIII", START_S + second, tick * 100, len(frame), len(frame)) + frame)
+    ticks = START_S * 10_000
+    for frame in frames:
+        if isinstance(frame, int):
+            ticks += frame * 10_000
+            continue
+        second, tick = divmod(ticks, 10_000)
+        out.write(struct.pack("<IIII", second, tick * 100, len(frame), len(frame)) + frame)
+        ticks += 1
 
 
 SCENES = {

@@ -27,7 +27,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
 from analyzer import analysis
 from analyzer.capture import reading
 from analyzer.detect import rule
@@ -39,6 +38,7 @@ if __package__:  # in a test
 else:
     from mutate import Mutant, Mutants  # type: ignore[import-not-found,no-redef]
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU_S, CLOCK_S = 5.0, 60.0  # for one mutant
 MEMORY_BYTES = 500 << 20  # of the process, the samples in memory included
 BATCH = 200  # mutants between two notes of how far it is
