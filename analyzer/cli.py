@@ -7,6 +7,7 @@ not be read or not to its end, 0 done. Stdout carries the answer, stderr the pro
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import sys
@@ -75,6 +76,7 @@ def analyze(args: argparse.Namespace) -> int:
         raise UsageError("--plots reads packets again, which stdin does not allow; name a file instead of -")
     known = api.fingerprints(args.baseline) if args.baseline else frozenset()
     case = _analysed(args, redact=args.redact, redact_key=args.redact_key)
+    gc.freeze()  # the case lives until the process ends: looking for garbage in it, again and again, costs a tenth
     counted = case.counting(args.fail_on, args.min_confidence, known) if args.fail_on else None
     settings: dict[str, dict[str, Any]] = {"junit": {"counting": counted}, "sarif": {"baseline": known or None}}
     for name, target in wanted.items():
