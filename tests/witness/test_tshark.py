@@ -126,14 +126,16 @@ def _same_acknowledged(d: Direction, theirs: dict[int, tshark.Row]) -> None:
     if not mine or not peers or d.acked is None:
         return
     offset = mine[0][1].seq - int(d.seq[mine[0][0]])
-    acks = [r.ack for i, r in peers if d.peer.ack[i] != NOT_ACK]
-    assert (max(acks) - offset - d.acked) & 0xFFFFFFFF == 0
-    if d.acked < 0:
-        return  # of a connection in progress only what was sent before the capture began was acknowledged
-    acked = sum(r.payload_bytes for _, r in mine if r.seq + r.payload_bytes <= max(acks))
-    assert int(d.payload_bytes[d.fate == ACKED][...].sum()) == acked + int(
-        d.payload_bytes[(d.fate == ACKED) & (d.table.fragments > 0)].sum()
-    )
+    top = max(_signed(r.ack - offset) for i, r in peers if d.peer.ack[i] != NOT_ACK)
+    assert top == d.acked
+    acked = sum(r.payload_bytes for _, r in mine if _signed(r.seq - offset) + r.payload_bytes <= top)
+    in_fragments = int(d.payload_bytes[(d.fate == ACKED) & (d.table.fragments > 0)].sum())
+    assert int(d.payload_bytes[d.fate == ACKED].sum()) == acked + in_fragments
+
+
+def _signed(x: int) -> int:
+    """tshark's relative numbers are unsigned: what lies before the first packet seen wraps around."""
+    return (x + 0x80000000 & 0xFFFFFFFF) - 0x80000000
 
 
 def _same_bytes(d: Direction, theirs: dict[int, tshark.Row]) -> None:
@@ -145,7 +147,7 @@ def _same_bytes(d: Direction, theirs: dict[int, tshark.Row]) -> None:
     laid: dict[int, bytes] = {}
     known: list[tuple[int, int]] = []
     for _, r in rows:
-        at = (r.seq - offset + 0x80000000 & 0xFFFFFFFF) - 0x80000000  # below the first one seen: tshark wraps
+        at = _signed(r.seq - offset)
         for start, end in _missing(known, at, at + len(r.payload)):
             laid[start] = r.payload[start - at : end - at]
         known.append((at, at + r.payload_bytes))
