@@ -255,6 +255,8 @@ define(`STATUS_FILE', `')dnl
 define(`HELP_FILE', `')dnl
 define(`confSERVICE_SWITCH_FILE', `{self.base}/switch')dnl
 define(`confPID_FILE', `{self.base}/pid')dnl
+define(`confQUEUE_LA', `999')dnl
+define(`confREFUSE_LA', `999')dnl
 define(`confDOMAIN_NAME', `mail.example.org')dnl
 define(`confTRUSTED_USERS', `root')dnl
 define(`SMART_HOST', `esmtp:[{"IPv6:" if ":" in server else ""}{server}]')dnl

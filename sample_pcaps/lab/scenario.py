@@ -113,7 +113,8 @@ def black_hole_views(mtu: int, *, six: bool = False, connections: int = 1, resen
     return three(
         replace(SENDER, finds=(at_sender, *more), allowed=allowed, check=f"resends >= {resends} and icmp {'>' if icmp_sender else '=='} 0"),
         replace(middle, finds=(at_middle, *more), allowed=allowed, check=f"resends >= {resends} and icmp {'>' if icmp_middle else '=='} 0"),
-        replace(RECEIVER, finds=(replace(lost, extra={"confidence_at_most": "likely"}), *more), allowed=allowed,
+        # not every hole shows there: a connection may end without a packet beyond it
+        replace(RECEIVER, finds=(replace(lost, connections=1 if connections == 1 else None, extra={"confidence_at_most": "likely"}), *more), allowed=allowed,
                 check=f"largest <= {mtu} and icmp == 0 and hole"))
 
 

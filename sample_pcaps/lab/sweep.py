@@ -26,7 +26,7 @@ MTUS = [1280, 1300, 1358, 1380, 1400, 1420, 1436, 1446, 1450, 1454, 1462, 1476, 
 DEAD = ("lost-after-data", "end-of-data-timeout")
 
 
-def draw(rng: random.Random, number: int) -> Scenario:
+def draw(rng: random.Random, name: str) -> Scenario:
     kind = rng.choice(["hole", "hole", "hole", "works", "ignored", "well", "loss", "dead"])
     six = rng.random() < 0.3
     mtu = rng.choice(MTUS)
@@ -64,10 +64,10 @@ def draw(rng: random.Random, number: int) -> Scenario:
         expect, views = DELIVERED, three(*(replace(v, allowed=()) for v in (SENDER, MIDDLE, RECEIVER)))
 
     receiver_settings = {"smtpd_discard_ehlo_keywords": "chunking"} if rng.random() < 0.6 else {}
-    return Scenario(f"sweep-{number:03d}-{kind}", f"Drawn at random: {kind}, {sender}, {'IPv6' if six else 'IPv4'}.", path, views, mails=mails, sender=sender,
+    return Scenario(f"{name}-{kind}", f"Drawn at random: {kind}, {sender}, {'IPv6' if six else 'IPv4'}.", path, views, mails=mails, sender=sender,
                     sender_settings=SHORT[sender], receiver_settings=receiver_settings, server=RECEIVER6 if six else RECEIVER4, limit_s=100, expect=expect)
 
 
 def sweep(count: int, seed: int) -> list[Scenario]:
     rng = random.Random(seed)  # noqa: S311 - not for secrets
-    return [draw(rng, number) for number in range(count)]
+    return [draw(rng, f"sweep-{seed}-{number:03d}") for number in range(count)]
