@@ -295,7 +295,8 @@ def publish(scenario: Scenario, out: Path, to: Path) -> int:
         if "findings" in old and old.get("sha256") == document["sha256"]:
             document["findings"] = old["findings"]
         sidecar.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    log = (folder / "maillog").read_text()
+    log = "".join(line + "\n" for line in (folder / "maillog").read_text().splitlines()
+                  if not re.match(r"Traceback|KeyboardInterrupt| +File |    |  \^", line))
     if len(log) > LOG_LIMIT:  # the fates alone
         log = "# sender\n" + "".join(line + "\n" for line in log.splitlines() if "postfix/smtp[" in line)
     if log:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import smtplib
 import socket
@@ -273,4 +274,5 @@ if __name__ == "__main__":
     if what == "client":
         print(json.dumps(client(told)))
     else:
-        Server(told).serve()
+        with contextlib.suppress(KeyboardInterrupt):
+            Server(told).serve()
