@@ -30,6 +30,7 @@ from .summary import HANGING, limits, summarize
 from .tcp.connections import Group, Tracker
 from .tcp.delivery import Delivery, Trace, measure
 from .tcp.path_mtu import Sighting, examine
+from .whatif import what_if
 
 # So many connections go through columns together: enough for NumPy to pay, few enough to need little memory.
 CONNECTIONS_AT_ONCE = 2048
@@ -81,6 +82,7 @@ def analyze(
         for tracker in run.points.trackers:
             run.take(tracker.finish())
         case = _Verdict(run, pack).case()
+    case.what_if = what_if(case)
     if options.maillog:
         maillog.join(case, options.maillog, log_zone)
     return case

@@ -171,6 +171,22 @@ class Finding:
     fingerprint: str
 
 
+class WhatIf(NamedTuple):
+    """A remedy for a path whose large packets die, and which of the stuck mails it would have let through."""
+
+    path: int
+    remedy: Literal["mss-clamp", "route-mtu", "mtu-probing", "df-off"]
+    mtu: int | None  # largest packet that would be sent then
+    mss: int | None  # what is announced or used then
+    helps: Literal["yes", "perhaps", "no"]  # perhaps: the path MTU is not known well enough, or it depends on others
+    through: tuple[int, ...]  # mails that surely would have passed
+    perhaps: tuple[int, ...]
+    not_through: tuple[int, ...]
+    extra_packets: int | None  # for all these mails together
+    delay_s: float | None  # that the remedy costs each connection
+    why: str
+
+
 @dataclass(slots=True)
 class LogLine:
     """A line of a mailer's log (`--maillog`): joined to a connection, or a delivery that the capture does not hold."""
@@ -202,6 +218,7 @@ class Case:
     services: dict[int, int] = field(default_factory=dict)  # server port -> TCP packets that were not SMTP
     counts: dict[str, int] = field(default_factory=dict)  # tcp connections, frames not read, ... by name
     interrupted: bool = False
+    what_if: list[WhatIf] = field(default_factory=list)  # remedies against the case's own sizes
     log: list[LogLine] = field(default_factory=list)  # of the mailers, where one was given
     log_notes: list[str] = field(default_factory=list)  # how log and packets agree, most important first
 

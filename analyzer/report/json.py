@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..capture.packets import CaptureInfo, IcmpError, address_text
-from ..case import Case, Connection, Endpoint, Evidence, Finding, Frame, LogLine, Message, Path, Terminator
+from ..case import Case, Connection, Endpoint, Evidence, Finding, Frame, LogLine, Message, Path, Terminator, WhatIf
 
 SCHEMA = "smtpscope/1"
 
@@ -41,6 +41,8 @@ def _members(case: Case) -> Iterator[tuple[str, Any]]:
     yield "paths", map(_path, case.paths)
     yield "findings", map(finding, case.findings)
     yield "icmp", map(_icmp, case.icmp)
+    if case.what_if:
+        yield "what_if", [_what_if(answer) for answer in case.what_if]
     if case.log or case.log_notes:
         yield "log", map(_log_line, case.log)
         yield "log_notes", [_text(note) for note in case.log_notes]
@@ -307,3 +309,7 @@ def _log_line(line: LogLine) -> dict[str, Any]:
         "connection": line.connection,
         "message": line.message,
     }
+
+
+def _what_if(answer: WhatIf) -> dict[str, Any]:
+    return {name: _value(value) for name, value in answer._asdict().items()}

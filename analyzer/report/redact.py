@@ -172,6 +172,7 @@ class _Redactor:
             icmp=[self._icmp(e) for e in case.icmp],
             summary=[self.text(line) for line in case.summary],
             limits=[self.text(line) for line in case.limits],
+            what_if=[answer._replace(why=self.text(answer.why)) for answer in case.what_if],
             # what a mailer writes names hosts and people that the packets do not show
             log=[replace(line, file="maillog", text="(redacted)") for line in case.log],
             log_notes=[_HOST_NAME.sub(lambda m: self.name(m[0]), self.text(note)) for note in case.log_notes],

@@ -14,6 +14,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, TextIO
 
 from ..case import Case, Evidence, Finding, Remedy
+from ..whatif import told
 from . import wording
 from .escape import paragraphs, visible
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
 # More would bury the verdict: a finding is to be read in half a minute.
 MOST_COMMANDS = 2
+WHAT_IF_PATHS = 3  # more broken paths have mostly the same answer
 LOG_LINES = 8  # lines of a mail log that are shown; a busy server writes thousands
 LABEL_WIDTH = 10  # columns: "Evidence" and two spaces
 
@@ -76,6 +78,20 @@ def _full(console: Console, case: Case) -> None:
     _closing(console, case)
 
 
+def _what_if(console: Console, case: Case) -> None:
+    """Which remedy would have let which mails through; paths alike are told once."""
+    paths = {p.id: p for p in case.paths}
+    for n, number in enumerate(dict.fromkeys(answer.path for answer in case.what_if)):
+        if n == WHAT_IF_PATHS:
+            _write(console, "The other broken paths are in --json.", indent=2)
+            return
+        path = paths[number]
+        _heading(console, f"What would have helped from {visible(path.sender)} to {visible(path.receiver)}")
+        for answer in case.what_if:
+            if answer.path == number:
+                _item(console, {"yes": "+", "perhaps": "?", "no": "-"}[answer.helps], visible(told(answer)))
+
+
 def _log(console: Console, case: Case) -> None:
     """How the mailer's log agrees with the packets, and its lines about mails that did not get through."""
     if not case.log_notes:
@@ -96,6 +112,7 @@ def _log(console: Console, case: Case) -> None:
 
 def _closing(console: Console, case: Case) -> None:
     """Limits and problems: what no verdict may be read without."""
+    _what_if(console, case)
     _log(console, case)
     if case.limits:
         _heading(console, "What this capture can not tell")
