@@ -256,10 +256,10 @@ class Case:
 
     def save_json(self, path: PathLike) -> None:
         """The JSON document into a file, line by line: one of many connections need not be in memory as a whole."""
-        from .report import json
+        from .report import files, json
 
-        with open(path, "w", encoding="utf-8") as out:
-            out.writelines(json.lines(self.data))
+        with files.written(path, shared=self.is_redacted) as out:
+            out.writelines(line.encode() for line in json.lines(self.data))
 
     def to_html(self, path: PathLike | None = None, *, plots: bool = True) -> str:
         """The report as one HTML file that loads nothing from anywhere; with the plots that prove the causes."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..capture.packets import ACK, FIN, RST, SYN, IcmpError, address_text
 from .connections import Bools, Ints
+from .covers import next_carriers
 from .delivery import ACKED, LOST, NOT_ACK, SACKED, Direction, Trace, merge_ranges
 from .streams import Stream
 
@@ -44,6 +45,8 @@ UNCUT_BYTES = 576
 REORDERING_S = 0.02
 # One round trip of a bad path: what left later may be acknowledged after the capture's end.
 UNDER_WAY_NS = 1_000_000_000
+# What a peer says while our data is stuck is a reply or two; of one that says more, so many of the last ones are followed.
+PEER_SENDS = 100
 INITIAL_TTLS = (64, 128, 255)  # Linux, BSD, macOS / Windows / Solaris, network gear
 
 
@@ -307,7 +310,7 @@ def _peer_resend_verdict(d: Direction, since_ns: int, end_ns: int) -> tuple[int,
     resends = 0
     failed = False
     need = p.end + ((p.flags & FIN) != 0)
-    for seq in np.unique(p.seq[talk]).tolist():
+    for seq in np.unique(p.seq[talk])[-PEER_SENDS:].tolist():
         same = talk[p.seq[talk] == seq]
         earlier = np.flatnonzero((p.seq == seq) & (p.time_ns <= since_ns) & p.data)
         again = len(same) if len(earlier) else len(same) - 1
@@ -431,11 +434,12 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
 def _came_smaller(d: Direction, rows: Ints, lost: Bools) -> dict[int, int]:
     """Size -> how many lost packets came again in smaller ones: the sender had learnt that they were too big."""
     found: dict[int, int] = {}
-    for i in np.flatnonzero(lost).tolist():
-        seq, size = d.seq[rows[i]], int(d.ip_bytes[rows[i]])
-        later = rows[i + 1 :]
-        again = later[(d.seq[later] <= seq) & (d.end[later] > seq)]
-        if len(again) and _wire_size(d, int(again[0]), int(seq)) < size - SAME_SIZE_BYTES:
+    places = np.flatnonzero(lost)
+    seqs = d.seq[rows[places]]
+    carriers = next_carriers(seqs, places, d.seq[rows], d.end[rows])
+    for place, seq, again in zip(places.tolist(), seqs.tolist(), carriers.tolist(), strict=True):
+        size = int(d.ip_bytes[rows[place]])
+        if again >= 0 and _wire_size(d, int(rows[again]), seq) < size - SAME_SIZE_BYTES:
             found[size] = found.get(size, 0) + 1
     return found
 
@@ -512,9 +516,7 @@ def _superseded(d: Direction, rows: Ints) -> Bools:
     out = np.zeros(len(rows), bool)
     out[:-1] = later_low[1:] < d.end[rows][:-1]
     candidates = np.flatnonzero(out)
-    for i in candidates.tolist():
-        seq = d.seq[rows[i]]
-        out[i] = bool(((d.seq[rows[i + 1 :]] <= seq) & (d.end[rows[i + 1 :]] > seq)).any())
+    out[candidates] = next_carriers(d.seq[rows[candidates]], candidates, d.seq[rows], d.end[rows]) >= 0
     return out
 
 
