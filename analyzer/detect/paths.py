@@ -81,6 +81,7 @@ class PathLedger:
     delivered: dict[int, list[int]] = field(default_factory=dict)  # size -> [count, first sent ns, last sent ns]
     lost: dict[int, list[int]] = field(default_factory=dict)
     delivered_df_off: dict[int, list[int]] = field(default_factory=dict)  # a router may have cut these
+    joined: dict[int, list[int]] = field(default_factory=dict)  # full packets inside offloaded frames: they bound no MTU
     cut: Counter[int] = field(default_factory=Counter)  # lost ones that came again in smaller packets
     undecided: Counter[int] = field(default_factory=Counter)
     sent_segments: int = 0
@@ -116,6 +117,7 @@ class PathLedger:
             (self.delivered, s.delivered),
             (self.lost, s.lost),
             (self.delivered_df_off, s.delivered_df_off),
+            (self.joined, s.joined),
         )
         for ledger, seen in ledgers:
             for size, (count, first, last) in seen.items():
@@ -487,7 +489,7 @@ class _Weighing:
         """(size, [count, first, last]) of what was delivered; where "don't fragment" is off on what hangs, also of what
         routers may have cut: had they, the hanging ones would have passed as well."""
         loose = {} if self.facts.get("stuck_df", False) else self.p.delivered_df_off
-        return [*self.p.delivered.items(), *loose.items()]
+        return [*self.p.delivered.items(), *loose.items(), *self.p.joined.items()]
 
     def _big_delivered(self, main: Stuck) -> tuple[bool, bool]:
         """Were packets of the stuck size or more delivered (after the first loss, before it)?"""

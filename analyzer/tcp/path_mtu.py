@@ -147,6 +147,7 @@ class Sighting:
     delivered: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # size -> (count, first sent, last sent)
     lost: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     undecided: dict[int, int] = field(default_factory=dict)
+    joined: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # full packets inside acknowledged offloaded frames
     delivered_df_off: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # somehow: routers may have cut them
     cut: dict[int, int] = field(default_factory=dict)  # size -> how many lost ones came again in smaller packets
     sent_segments: int = 0
@@ -415,6 +416,7 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
     other = whole & ~good & ~bad
     for size, n in zip(*(x.tolist() for x in np.unique(d.ip_bytes[rows][other], return_counts=True)), strict=True):
         sighting.undecided[size] = n
+    _joined(d, rows, sighting)
     sighting.sent_segments = len(rows)
     if sighting.at == "at_receiver":
         late = _late_fills(d, rows)
@@ -478,6 +480,20 @@ def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
 def _fills(d: Direction, before: Ints, row: int) -> bool:
     """The row's first byte had not been here before."""
     return not bool(((d.seq[before] <= d.seq[row]) & (d.end[before] > d.seq[row])).any())
+
+
+def _joined(d: Direction, rows: Ints, sighting: Sighting) -> None:
+    """Offloaded frames of whole full segments that were acknowledged: the wire carried full packets, and they passed.
+
+    This counts against a narrow path only. It raises no lower bound of its MTU: a frame's length is no packet's.
+    """
+    full = _full_segment(d)
+    if full is None:
+        return
+    whole = d.offloaded[rows] & d.sent_once[rows] & (d.fate[rows] == ACKED) & (d.payload_bytes[rows] % full[0] == 0)
+    if whole.any():
+        times = d.time_ns[rows][whole]
+        sighting.joined[full[1]] = (int(whole.sum()), int(times.min()), int(times.max()))
 
 
 def _largest_single(d: Direction, rows: Ints) -> int:
@@ -545,9 +561,9 @@ def _judge_icmp(d: Direction, errors: list[IcmpError], rtt_ns: int) -> list[Icmp
             j = int(np.searchsorted(times, e.time_ns, side="right")) - 1
             nxt = int(ends[i]) if i >= 0 else 0
             una = int(top[j]) if j >= 0 else 0
-            # what was sent before the capture began, it cannot hold against the router
-            unseen = not d.based and (i < 0 or quoted < 0)
-            if not una <= quoted < max(nxt, 1) and not unseen:
+            if not d.based and (i < 0 or quoted < 0):
+                continue  # about what was sent before the capture began: neither to be believed nor to be doubted
+            if not una <= quoted < max(nxt, 1):
                 suspicion = "sequence-outside-window"
         # MTU 0: a router older than RFC 1191 (its section 5), not a lie; Linux then goes down to 552
         if suspicion is None and mtu and e.quoted_ip_bytes is not None and mtu >= e.quoted_ip_bytes:

@@ -57,7 +57,7 @@ def test_black_hole(changes):
     ("changes", "confidence"),
     [
         ({"stuck_df": False}, "likely"),
-        ({"loss_size_blind_p": 0.5}, "likely"),
+        ({"loss_size_blind_p": 0.1}, "likely"),
         ({"small_passed_after": False}, "possible"),
         ({"reverse_seen": False}, "possible"),
         ({"small_passed_after": None}, "possible"),
@@ -78,6 +78,7 @@ def test_black_hole_weaker(changes, confidence):
         {"stuck_acked": True},
         {"stuck_acked": None},
         {"stuck_ip_bytes": 576},
+        {"loss_size_blind_p": 0.5},
         {"ip_version": 6, "stuck_ip_bytes": 1279},
         {"largest_delivered_bytes": 1500},
         {"delivered_at_or_above_stuck": True},
