@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..case import SEVERITIES, Case, Evidence, Finding, Message
+from ..whatif import told
 from . import wording
 from .escape import TEXT_LIMIT, paragraphs, visible
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # A row is about 400 bytes of HTML and 60 us of layout: 2,500 rows in all are 1 MB and well below a second.
 MOST_CONNECTIONS, MOST_MESSAGES, MOST_SERVERS = 1000, 1000, 500
+MOST_LOG_LINES = 200
 # A pair of pictures, light and dark, is about 100 kB: eight findings with three each stay within a page of 3 MB.
 MOST_ILLUSTRATED = 8
 _IMAGE = "data:image/svg+xml;base64,"
@@ -65,6 +67,8 @@ def render(case: Case, *, traces: Mapping[int, Trace] | None = None, plots: bool
         listed={c.id for c in connections.rows},
         messages=messages,
         servers=_servers(case),
+        told=told,
+        log_lines=[x for x in case.log if x.said not in ("info", "connect", "disconnect", "received")][:MOST_LOG_LINES],
         unread=[c for c in case.captures if c.problems or not c.complete],
     )
 

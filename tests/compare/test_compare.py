@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from functools import lru_cache
 from pathlib import Path
 
@@ -225,3 +226,30 @@ def test_wrong_usage_is_one_line(arguments: list[str], capsys: pytest.CaptureFix
     """One point is not enough, and stdin can not be read twice."""
     assert main(["compare", *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def with_clock(source: Path, target: Path, ahead_s: float, fast_ppm: float) -> str:
+    """The same capture by another clock: so much ahead, and so much too fast (classic pcap, microseconds)."""
+    data = bytearray(source.read_bytes())
+    at, first = 24, None
+    while at + 16 <= len(data):
+        seconds, micros, captured, _ = struct.unpack_from("<IIII", data, at)
+        time = seconds + micros / 1e6
+        first = time if first is None else first
+        moved = round((time + ahead_s + (time - first) * fast_ppm / 1e6) * 1e6)
+        struct.pack_into("<II", data, at, *divmod(moved, 1_000_000))
+        at += 16 + captured
+    target.write_bytes(data)
+    return str(target)
+
+
+@pytest.mark.parametrize("ahead_s", [-3723.5, 0.25, 86_400.0])
+def test_clocks_that_disagree_change_nothing(tmp_path: Path, ahead_s: float) -> None:
+    """A clock a day ahead and 30 millionths too fast: the same verdict, and the offset is told."""
+    sender, _, receiver = files("blackhole-nat", EVERY)
+    moved = with_clock(Path(receiver), tmp_path / "blackhole-nat.receiver.pcap", ahead_s, 30)
+    found = compare.compare([sender, moved])
+    assert [s.text for s in found.statements] == [s.text for s in comparison("blackhole-nat", BOTH).statements]
+    known = found.stretches[0].clocks
+    assert known is not None
+    assert known.offset_ns / 1e9 == pytest.approx(ahead_s, abs=0.01)
