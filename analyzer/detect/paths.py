@@ -19,7 +19,7 @@ import numpy as np
 
 from ..capture.packets import IcmpError
 from ..tcp.delivery import Direction, Trace
-from ..tcp.path_mtu import SAME_SIZE_BYTES, At, Passed, Sighting, Stuck, icmp_source
+from ..tcp.path_mtu import ICMP_GRACE_NS, SAME_SIZE_BYTES, At, Passed, Sighting, Stuck, icmp_source
 from .facts import Subject, Value
 
 Ref = tuple[int, int]  # (capture, frame)
@@ -409,15 +409,16 @@ class _Weighing:
         big_after, big_before = self._big_delivered(main)
         # silence alone does not tell a dead path from a narrow one over which the other side has nothing to say; and a
         # capture that lost packets may have lost its words
+        meanwhile = self._passed_meanwhile(main)
         f["both_directions_silent"] = (
-            s.peer_silent and not s.ack_past_hole and (s.peer_owes_word or big_after or big_before)
+            s.peer_silent and not s.ack_past_hole and not meanwhile and (s.peer_owes_word or big_after or big_before)
         )
         passed = [x for x in s.small_passed if x.size < size]
         failed_sizes = self._really_failed(s, passed)
-        f["small_passed_after"] = bool(passed) if f["reverse_seen"] else None
+        f["small_passed_after"] = bool(passed) or meanwhile if f["reverse_seen"] else None
         f["small_passed_count"] = len(passed)
-        if passed:
-            f["small_passed_how"] = passed[0].how
+        if passed or meanwhile:
+            f["small_passed_how"] = passed[0].how if passed else "new-data"
         f["small_failed_after"] = bool(failed_sizes)
         if failed_sizes:
             f["smallest_failed_bytes"] = min(failed_sizes)
@@ -460,6 +461,14 @@ class _Weighing:
             )
         self._rivals(view, main, passed, changed)
         return main.first_ns if changed else None
+
+    def _passed_meanwhile(self, main: Stuck) -> bool:
+        """While the large ones were sent in vain, smaller ones of another connection of the same hosts got through."""
+        return main.acked_ns is None and any(
+            size < main.ip_bytes - SAME_SIZE_BYTES
+            and any(main.first_ns + ICMP_GRACE_NS < at < main.last_ns for at in (first, last))
+            for size, (_, first, last) in self.p.delivered.items()
+        )
 
     @staticmethod
     def _is_unresolved(v: View) -> bool:
@@ -557,6 +566,8 @@ class _Weighing:
             self.rivals.append(
                 ("dead path", self._passed_words(passed[0]) + f" (frame {self._frame(view, passed[0])})")
             )
+        elif f.get("small_passed_after"):
+            self.rivals.append(("dead path", "smaller packets of another connection got through meanwhile"))
         elif s.peer_silent or not len(s.direction.peer):
             self.against.append(
                 "after the first loss nothing at all came from the other side: the path may be dead, not narrow"
