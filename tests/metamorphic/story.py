@@ -16,8 +16,11 @@ START_S = 1_700_000_000
 class Story:
     """Packets of one connection, seen at the client (the server is two routers away). Offsets are relative: 0 = first byte."""
 
-    def __init__(self, *, mss: int = 1460, sack: bool = True, timestamps: bool = True, scale: int | None = 7) -> None:
+    def __init__(
+        self, *, mss: int = 1460, sack: bool = True, timestamps: bool = True, scale: int | None = 7, port: int = 40000
+    ) -> None:
         self.mss, self.sack, self.timestamps, self.scale = mss, sack, timestamps, scale
+        self.port = port
         self.now_ms = 0.0
         self.sent = {"c": 0, "s": 0}
         self.ident = {"c": 100, "s": 9000}
@@ -43,7 +46,7 @@ class Story:
         sacks: tuple[tuple[int, int], ...] = (),
     ) -> Story:
         own, peer = (1000, 5000) if who == "c" else (5000, 1000)
-        ports = (40000, 25) if who == "c" else (25, 40000)
+        ports = (self.port, 25) if who == "c" else (25, self.port)
         ends = CLIENT + SERVER if who == "c" else SERVER + CLIENT
         syn = bool(flags & SYN)
         options = b""
@@ -107,6 +110,11 @@ class Story:
     def accepted(self) -> Story:
         """The final reply, and the end."""
         return self.say("s", b"250 queued\r\n").say("c", b"QUIT\r\n").say("s", b"221 bye\r\n").close()
+
+    def beside(self, other: Story) -> Story:
+        """The packets of another connection among these, by time."""
+        self.records = sorted([*self.records, *other.records], key=lambda record: struct.unpack("<II", record[:8]))
+        return self
 
     def write(self, path: Path) -> Path:
         path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1) + b"".join(self.records))

@@ -202,3 +202,23 @@ def test_every_second_packet_acknowledged_late(tmp_path: Path) -> None:
     s.sent["c"] = at + len(text)
     s.accepted()
     assert analyze([str(s.write(tmp_path / "c.pcap"))]).findings == []
+
+
+def without_proof(s: Story) -> Story:
+    """A long mail of which only full packets leave, and nothing at all comes back."""
+    s.until_data()
+    at, text = s.sent["c"], mail(60_000)
+    send_all(s, text[: 10 * s.full], s.full, lost_above=1400)
+    for pause in LINUX_MS:
+        s.wait(pause).packet("c", at, text[: s.full], s.sent["s"])
+    return s
+
+
+def test_another_connection_meanwhile(tmp_path: Path) -> None:
+    """A short mail of another connection that is delivered meanwhile proves that the path is narrow and not dead."""
+    alone = analyze([str(without_proof(Story()).write(tmp_path / "alone.pcap"))])
+    assert causes(alone).get("pmtud-black-hole") in (None, "possible")
+    short = Story(port=40001).wait(5000).until_data()
+    short.say("c", mail(400)).accepted()
+    both = analyze([str(without_proof(Story()).beside(short).write(tmp_path / "both.pcap"))])
+    assert causes(both).get("pmtud-black-hole") in ("likely", "certain")
