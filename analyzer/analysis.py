@@ -81,6 +81,8 @@ def analyze(
             run.interrupted = True
         for tracker in run.points.trackers:
             run.take(tracker.finish())
+            if tracker.let_go:
+                run.counts["let_go"] += tracker.let_go
         case = _Verdict(run, pack).case()
     case.what_if = what_if(case)
     if options.maillog:
@@ -612,7 +614,7 @@ class _Verdict:
             p.id = path_id[p.id]
         case.findings = [_finding(i, d, conn_id, mail_id, path_id) for i, d in enumerate(drafts, 1)]
         case.summary = summarize(case)
-        case.limits = _seen_twice(listed, run.points.of) + limits(case)
+        case.limits = _seen_twice(listed, run.points.of) + _passed_over(listed, conn_id) + limits(case)
         return case
 
     def _is_listed(self, t: mails.Talk) -> bool:
@@ -632,6 +634,19 @@ def _seen_twice(talks: Sequence[mails.Talk], points: dict[int, int]) -> list[str
     what = "1 connection stands" if len(both) == 1 else f"{len(both)} connections stand"
     text = f"{what} in several captures ({named}), taken at different points: once for each in the lists."
     return [f"{text} smtpscope compare tells what happened between the points."]
+
+
+def _passed_over(talks: Sequence[mails.Talk], conn_id: dict[int, int]) -> list[str]:
+    """What was not read of connections that were captured: by what, and where."""
+    where: dict[str, list[int]] = defaultdict(list)
+    for t in talks:
+        for note in t.dialogue.passed_over:
+            where[note].append(conn_id[t.key])
+    out = []
+    for note, ids in where.items():
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        out.append(f"Connection{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:3]))}{more}: {note}.")
+    return out
 
 
 def _connection(t: mails.Talk, number: int) -> c.Connection:

@@ -130,6 +130,12 @@ def limits(case: Case) -> list[str]:
         )
     if one_way and len(one_way) == len(case.connections):
         out.append("Only one direction was captured: what was acknowledged cannot be told.")
+    let_go = case.counts.get("let_go", 0)
+    if let_go:
+        out.append(
+            f"{_count(let_go, 'connection')} had to be judged before the end: open connections held more packets than fit "
+            "into the memory meant for them. What came later stands as another connection, without a handshake."
+        )
     for capture in case.captures:
         if capture.snaplen is not None and 0 < capture.snaplen < 1500:
             out.append(

@@ -161,6 +161,9 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
     c2s, s2c = trace.c2s, trace.s2c
     client, server = Stream(c2s), Stream(s2c)
     dialogue = read_dialogue(client, server, from_start=trace.handshake_seen)
+    for who, stream in (("client", client), ("server", server)):
+        if stream.conflicting_bytes:
+            dialogue.passed_over.append(f"the {who} sent bytes again with other content; what came first was read")
     zero = _zero_window(trace)
     at = capture_point(trace)[0]
     talk = Talk(

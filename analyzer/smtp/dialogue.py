@@ -222,6 +222,10 @@ class _Reading:
         if text not in self.out.notes:
             self.out.notes.append(text)
 
+    def pass_over(self, text: str) -> None:
+        self.note(text)
+        self.out.passed_over.append(text)
+
     def finish(self) -> Dialogue:
         out, shape = self.out, self.machine.result()
         out.phase, out.awaited = shape.phase, shape.awaited
@@ -256,11 +260,11 @@ class _Reading:
     def tell_oddities(self) -> None:
         for cursor, who in ((self.client, "client"), (self.pairing.reader.cursor, "server")):
             if cursor.too_long:
-                self.note(f"a line of the {who} longer than {LINE_LIMIT} bytes was cut off")
+                self.pass_over(f"a line of the {who} longer than {LINE_LIMIT} bytes was cut off")
             if cursor.bare_lf:
                 self.note(f"the {who} ends lines with a bare LF")
         if self.pairing.reader.cut_off:
-            self.note(f"a reply of more than {REPLY_LINES_LIMIT} lines was cut off")
+            self.pass_over(f"a reply of more than {REPLY_LINES_LIMIT} lines was cut off")
         if self.pairing.reader.foreign_lines:
             self.note("the server sent lines that are no replies")
         if self.search.lenient:

@@ -87,6 +87,7 @@ class Dialogue:
     phase: Phase = "connect"  # how far it came
     awaited: str | None = None  # what the server owes a reply to: a verb, CONNECT (the greeting) or BODY (a mail)
     notes: list[str] = field(default_factory=list)  # oddities and limits, each once
+    passed_over: list[str] = field(default_factory=list)  # what was captured and not read: a few fixed sentences
 
     @property
     def is_smtp(self) -> bool:

@@ -3,7 +3,8 @@
 A connection is the packets between two endpoints from one SYN to the next (RFC 9293 section 3.5). Rows are held only
 while their connection may still go on: a connection is let go when it closed in order and stayed quiet for `LINGER_S`,
 or was silent for `IDLE_S` by the capture's clock. The same two limits split a flow whose ports were used again without
-a SYN in the capture, so the outcome does not depend on where the windows of the capture happen to end.
+a SYN in the capture, so the outcome does not depend on where the windows of the capture happen to end. Beyond
+`BUDGET_BYTES` (a flood, a mail without end) those that were silent longest are let go as they stand, and counted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ LINGER_S = 2.0
 # Longer than the longest silence of a live SMTP session: 10 minutes at the end of data (RFC 5321 4.5.3.2.6), and than
 # the longest gap between two resends (120 s on Linux and BSD).
 IDLE_S = 1200.0
+# What the packets of all open connections may take together, in bytes: with what reading and judging need beside it, the
+# process stays below half a gigabyte. One connection may take all of it: a mail of 100 MB fits in.
+BUDGET_BYTES = 192 << 20
+# A packet without its payload: 139 bytes of columns on the shelf, 43 here.
+ROW_BYTES = 182
 
 
 @dataclass(slots=True)
@@ -204,8 +210,12 @@ class _Shelf:
 class Tracker:
     """Holds the packets of open connections; gives back the connections that are over."""
 
-    def __init__(self, server_ports: frozenset[int] = frozenset({25, 465, 587, 2525})) -> None:
+    def __init__(
+        self, server_ports: frozenset[int] = frozenset({25, 465, 587, 2525}), budget_bytes: int = BUDGET_BYTES
+    ) -> None:
         self.server_ports = server_ports
+        self.budget_bytes = budget_bytes
+        self.let_go = 0  # connections, for want of memory, before they were over
         self._shelf = _Shelf()
         self._open = _NO_ROWS
 
@@ -235,6 +245,7 @@ class Tracker:
         first = np.append(np.flatnonzero(new), n)
         if clock_ns is not None:
             over = _is_over(rows, first, clock_ns)
+            over |= self._beyond_budget(rows, first, over)
             stays = ~over[conn]
             stay = np.sort(order[stays])
         else:
@@ -249,6 +260,24 @@ class Tracker:
         self._open = held.take(stay)
         self._open = self._open._replace(place=self._shelf.clear(self._open.place))
         return group
+
+    def _beyond_budget(self, rows: _Rows, first: Ints, over: Bools) -> Bools:
+        """The connections to let go so that the others take half of the budget: those that were silent longest."""
+        most = int(rows.payload_bytes.sum(dtype=np.int64)) + ROW_BYTES * len(rows.place)
+        spent = np.zeros(len(over), bool)
+        if most <= self.budget_bytes:  # nearly always
+            return spent
+        payload = self._shelf.rows(rows.place).payload_captured  # what was cut off by the snap length takes nothing
+        cost = np.add.reduceat(payload, first[:-1], dtype=np.int64) + ROW_BYTES * np.diff(first)
+        cost[over] = 0
+        if cost.sum() <= self.budget_bytes:
+            return spent
+        silent = np.argsort(rows.time_ns[first[1:] - 1], kind="stable")
+        left = cost.sum() - np.cumsum(cost[silent])
+        spent[silent[: int(np.argmax(left <= self.budget_bytes // 2)) + 1]] = True
+        spent &= ~over
+        self.let_go += int(spent.sum())
+        return spent
 
     def _group(self, rows: _Rows, conn: Ints, first: Ints) -> Group:
         if not len(conn):

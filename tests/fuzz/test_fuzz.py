@@ -13,6 +13,7 @@ from analyzer import analysis
 from analyzer.capture import reading
 from analyzer.report import json as document
 from analyzer.report import text
+from analyzer.tcp import connections
 
 from .hostile import SCENES, Scene
 from .mutate import EXTREMES, as_pcap, as_pcapng
@@ -70,3 +71,29 @@ def test_every_length_and_time_at_its_extremes(tmp_path: Path, order: str, value
             file.write_bytes(data)
             (capture,) = analysis.analyze([str(file)], analysis.Options(engine="columnar")).captures
             assert capture.complete == (not capture.problems)
+
+
+@pytest.mark.parametrize(
+    ("scene", "n", "said"),
+    [
+        ("endless-line", 1 << 16, "a line of the client longer than 12288 bytes was cut off"),
+        ("long-banner", 1 << 16, "a line of the server longer than 12288 bytes was cut off"),
+        ("many-keywords", 5000, "a reply of more than"),
+        ("liar", 50, "the client sent bytes again with other content; what came first was read"),
+        ("holes", 50, "the client sent bytes again with other content; what came first was read"),
+        ("nested", 300, "tunnels or tags inside each other"),
+    ],
+)
+def test_what_is_left_out_is_said(tmp_path: Path, scene: str, n: int, said: str) -> None:
+    """Limits are told in the report, not applied in silence."""
+    SCENES[scene].write(tmp_path / "x.pcap", n)
+    case = analysis.analyze([str(tmp_path / "x.pcap")])
+    assert said in " ".join([*case.limits, *case.captures[0].problems])
+
+
+def test_connections_let_go_for_want_of_memory_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit into the budget is judged early; the report says so."""
+    monkeypatch.setattr(connections.Tracker.__init__, "__defaults__", (frozenset({25}), 1 << 20))
+    SCENES["endless-mail"].write(tmp_path / "x.pcap", 40 << 20)
+    case = analysis.analyze([str(tmp_path / "x.pcap")])
+    assert any("judged before the end" in line for line in case.limits)

@@ -96,3 +96,27 @@ def test_connections_do_not_depend_on_where_windows_end(cuts: list[int], flows: 
         for k in range(len(whole))
     ]
     assert sorted(found) == sorted(expected)
+
+
+def test_beyond_the_budget_the_most_silent_connections_are_let_go() -> None:
+    """Memory stays bounded, no packet is lost, and how many were judged early is counted."""
+    wire = Wire()
+    for flow in range(20):
+        wire.ports = (40_000 + flow, 25)
+        wire.handshake(flow * 100).c(flow * 100 + 10, 0, 5000)
+    packets = wire.table()
+    tracker = Tracker(budget_bytes=50_000)
+    group = tracker.add(packets, int(packets.time_ns[-1]))
+    assert 0 < len(group) < 20
+    assert tracker.let_go == len(group)
+    left = tracker.finish()
+    assert len(left) * 5000 <= 25_000
+    assert int(group.table.time_ns.max()) < int(left.table.time_ns.min())
+    assert len(group.table) + len(left.table) == len(packets)
+
+
+def test_within_the_budget_nothing_is_let_go() -> None:
+    wire = Wire().handshake().c(10, 0, 5000)
+    tracker = Tracker(budget_bytes=10_000)
+    assert not len(tracker.add(wire.table(), START_NS + 20 * MS))
+    assert not tracker.let_go
