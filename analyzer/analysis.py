@@ -99,6 +99,9 @@ def _without_cycle_collector() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            # all that was made meanwhile becomes old, without a look at it: else it would be searched at once, as young
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
 
 

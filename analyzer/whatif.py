@@ -25,8 +25,13 @@ FLOOR_BYTES = {4: 576, 6: 1280}  # what every host must take (RFC 791 3.1, RFC 8
 def what_if(case: Case) -> list[WhatIf]:
     """For each path whose large packets die: the remedies, in the order in which they should be thought of."""
     found = []
+    blamed: dict[int, Finding] = {}
+    for f in case.findings:
+        if f.rule in BLACK_HOLES:
+            for number in f.paths:
+                blamed.setdefault(number, f)
     for path in case.paths:
-        finding = next((f for f in case.findings if f.rule in BLACK_HOLES and path.id in f.paths), None)
+        finding = blamed.get(path.id)
         if finding is not None and path.mtu_below is not None:
             found += list(_remedies(case, path, finding, path.mtu_below))
     return found
