@@ -13,6 +13,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -144,6 +145,9 @@ def record(scenario: Scenario, out: Path) -> None:
     folder.mkdir(parents=True)
     tls = mta.make_certificate(folder, scenario.tls) if scenario.tls else {}
     with Network(scenario.name, scenario.path, folder) as net:
+        os.environ.pop("SSLKEYLOGFILE", None)
+        if scenario.sender_settings.get("keylog"):  # Python's ssl writes the secrets of the sessions there
+            os.environ["SSLKEYLOGFILE"] = str(folder / "keys")
         settings = dict(scenario.receiver_settings)
         if scenario.tls:
             settings |= {"smtpd_tls_security_level": "may", **tls} if scenario.receiver == "postfix" else tls
@@ -295,6 +299,8 @@ def publish(scenario: Scenario, out: Path, to: Path) -> int:
         if "findings" in old and old.get("sha256") == document["sha256"]:
             document["findings"] = old["findings"]
         sidecar.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    if (folder / "keys").exists():
+        shutil.copyfile(folder / "keys", to / f"{scenario.name}.keys")
     log = "".join(line + "\n" for line in (folder / "maillog").read_text().splitlines()
                   if not re.match(r"Traceback|KeyboardInterrupt| +File |    |  \^", line))
     if len(log) > LOG_LIMIT:  # the fates alone
