@@ -6,13 +6,11 @@ read -> Tracker -> measure -> talks and sightings -> path ledgers -> subjects ->
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import InitVar, dataclass, field
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +46,7 @@ class Options:
     all_tcp: bool = False
     rules: tuple[str, ...] = ()
     max_bytes: int | None = None
-    jobs: int = 1  # processes; 0: one per processor
+    jobs: int = 1
     engine: str = "auto"
     keylog: str | None = None  # file with secrets of TLS sessions
     maillog: tuple[str, ...] = ()  # log files of the mailers on either side
@@ -66,12 +64,28 @@ def analyze(
     if options.keylog:
         keylog.check(options.keylog)
     pack = load(options.rules)
+    run = _Analysis(options)
+    reading = ReadOptions(
+        ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine
+    )
     with _without_cycle_collector():
-        shares = _shares(captures, options)
-        if shares > 1:
-            run = _read_shared(captures, options, shares, progress)
-        else:
-            run = _read_all(captures, options, progress)
+        try:
+            for batch in read(captures, reading, run.captures):
+                run.take_icmp(batch.icmp)
+                if batch.last_time_ns is not None:
+                    run.clock_ns = max(run.clock_ns, batch.last_time_ns)
+                run.counts.update(batch.counts)
+                if batch.tcp_ports is not None:
+                    run.count_services(batch.tcp_ports)
+                run.take(run.points.tracker().add(batch.packets, batch.last_time_ns))
+                if progress:
+                    progress(run.counts["frames"])
+        except KeyboardInterrupt:
+            run.interrupted = True
+        for tracker in run.points.trackers:
+            run.take(tracker.finish())
+            if tracker.let_go:
+                run.counts["let_go"] += tracker.let_go
         case = _Verdict(run, pack).case()
     if options.keylog:
         keylog.read_inside(case, options.keylog)
