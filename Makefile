@@ -10,11 +10,11 @@ SUDO   := $(shell [ "$$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n
 CAN_APT := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; } && echo yes)
 APT    := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
-.PHONY: help venv tshark browser demo test lint lab lab-score bench fuzz notebooks docs clean
+.PHONY: help venv tshark browser demo test lint lab lab-score bench fuzz audit notebooks docs clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | lint | lab | lab-score | bench | fuzz | notebooks | docs | venv | tshark | browser | clean"
+	@echo "make demo | test | lint | lab | lab-score | bench | fuzz | audit | notebooks | docs | venv | tshark | browser | clean"
 
 venv: $(READY)
 
@@ -72,6 +72,12 @@ bench: venv tshark
 
 fuzz: venv
 	$(BIN)/python tests/fuzz/run.py
+
+# Needs the network: without an advisory database it fails, and does not pass.
+audit: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'bandit[toml]>=1.8' 'pip-audit>=2.7'
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml analyzer
+	$(BIN)/pip-audit --strict --skip-editable
 
 notebooks: venv
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
