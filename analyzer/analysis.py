@@ -6,11 +6,13 @@ read -> Tracker -> measure -> talks and sightings -> path ledgers -> subjects ->
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import InitVar, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +29,7 @@ from .detect.rule import RulePack, load
 from .smtp.dialogue import Mail
 from .smtp.terminator import LENGTH
 from .summary import HANGING, limits, summarize
-from .tcp.connections import Group, Tracker
+from .tcp.connections import Group, Tracker, pair_hash
 from .tcp.delivery import Delivery, Trace, measure
 from .tcp.path_mtu import Sighting, examine
 from .whatif import what_if
@@ -46,7 +48,7 @@ class Options:
     all_tcp: bool = False
     rules: tuple[str, ...] = ()
     max_bytes: int | None = None
-    jobs: int = 1
+    jobs: int = 1  # processes; 0: one per processor
     engine: str = "auto"
     keylog: str | None = None  # file with secrets of TLS sessions
     maillog: tuple[str, ...] = ()  # log files of the mailers on either side
@@ -64,28 +66,12 @@ def analyze(
     if options.keylog:
         keylog.check(options.keylog)
     pack = load(options.rules)
-    run = _Analysis(options)
-    reading = ReadOptions(
-        ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine
-    )
     with _without_cycle_collector():
-        try:
-            for batch in read(captures, reading, run.captures):
-                run.take_icmp(batch.icmp)
-                if batch.last_time_ns is not None:
-                    run.clock_ns = max(run.clock_ns, batch.last_time_ns)
-                run.counts.update(batch.counts)
-                if batch.tcp_ports is not None:
-                    run.count_services(batch.tcp_ports)
-                run.take(run.points.tracker().add(batch.packets, batch.last_time_ns))
-                if progress:
-                    progress(run.counts["frames"])
-        except KeyboardInterrupt:
-            run.interrupted = True
-        for tracker in run.points.trackers:
-            run.take(tracker.finish())
-            if tracker.let_go:
-                run.counts["let_go"] += tracker.let_go
+        shares = _shares(captures, options)
+        if shares > 1:
+            run = _read_shared(captures, options, shares, progress)
+        else:
+            run = _read_all(captures, options, progress)
         case = _Verdict(run, pack).case()
     if options.keylog:
         keylog.read_inside(case, options.keylog)
@@ -94,6 +80,93 @@ def analyze(
     if options.maillog:
         maillog.join(case, options.maillog, log_zone)
     return case
+
+
+def _read_all(
+    captures: Sequence[str], options: Options, progress: Callable[[int], None] | None, share: int = 0, shares: int = 1
+) -> _Analysis:
+    """Read the captures to their end. One of several shares takes the connections between its own pairs of hosts."""
+    run = _Analysis(options, next_key=1 + share * _KEYS_OF_A_SHARE)
+    reading = ReadOptions(
+        ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine
+    )
+    try:
+        for batch in read(captures, reading, run.captures):
+            run.take_icmp(batch.icmp)
+            if batch.last_time_ns is not None:
+                run.clock_ns = max(run.clock_ns, batch.last_time_ns)
+            run.counts.update(batch.counts)
+            if batch.tcp_ports is not None:
+                run.count_services(batch.tcp_ports)
+            packets = batch.packets
+            if shares > 1:
+                packets = packets[pair_hash(packets) % shares == share]
+            run.take(run.points.tracker().add(packets, batch.last_time_ns))
+            if progress:
+                progress(run.counts["frames"])
+    except KeyboardInterrupt:
+        run.interrupted = True
+    for tracker in run.points.trackers:
+        run.take(tracker.finish())
+        if tracker.let_go:
+            run.counts["let_go"] += tracker.let_go
+    return run
+
+
+# Far more connections than one share can hold: the keys of two shares never meet.
+_KEYS_OF_A_SHARE = 1 << 40
+# Below this one process has finished before a second one has started.
+_WORTH_SHARING_BYTES = 64 << 20
+
+
+def processors() -> int:
+    """Those that this process may use; not every system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _shares(captures: Sequence[str], options: Options) -> int:
+    """Into how many processes the work is cut. All read the captures, so these must be files that can be read again."""
+    jobs = options.jobs or processors()
+    if jobs < 2 or not hasattr(os, "fork"):
+        return 1
+    try:
+        size = sum(os.stat(name).st_size for name in captures if os.path.isfile(name))
+    except OSError:
+        return 1
+    files = all(os.path.isfile(name) for name in captures)
+    return jobs if files and size >= _WORTH_SHARING_BYTES else 1
+
+
+def _read_shared(
+    captures: Sequence[str], options: Options, shares: int, progress: Callable[[int], None] | None
+) -> _Analysis:
+    """The same as `_read_all` in several processes. A path lies wholly in one share, so nothing has to be joined; a share
+    whose process dies is read again here."""
+    pool = multiprocessing.get_context("fork")
+    workers = []
+    for share in range(1, shares):
+        receiver, sender = pool.Pipe(duplex=False)
+        worker = pool.Process(target=_work, args=(sender, captures, options, share, shares), daemon=True)
+        worker.start()
+        sender.close()
+        workers.append((share, worker, receiver))
+    run = _read_all(captures, options, progress, 0, shares)
+    for share, worker, receiver in workers:
+        try:
+            part: _Share = receiver.recv()
+        except (EOFError, OSError):
+            part = _read_all(captures, options, None, share, shares).share()
+        worker.join()
+        run.join(part)
+    return run
+
+
+def _work(sender: Any, captures: Sequence[str], options: Options, share: int, shares: int) -> None:
+    """One share, in a process of its own."""
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        sender.send(_read_all(captures, options, None, share, shares).share())
 
 
 @contextmanager
@@ -201,6 +274,16 @@ def _overlap(earlier: CaptureInfo, later: CaptureInfo) -> bool:
     return earlier.first_ns <= later.first_ns < earlier.last_ns
 
 
+class _Share(NamedTuple):
+    """What one of several processes found out."""
+
+    talks: list[mails.Talk]
+    ledgers: dict[tuple[str, str], paths.PathLedger]
+    counts: dict[str, int]
+    used_icmp: set[tuple[int, int]]
+    interrupted: bool
+
+
 @dataclass
 class _Analysis:
     """What is known while the captures are read: a talk per connection, a ledger per path."""
@@ -217,11 +300,46 @@ class _Analysis:
     points: _Points = field(init=False)
     _by_flow: dict[FourTuple, list[IcmpError]] = field(default_factory=lambda: defaultdict(list))
     _used_icmp: set[tuple[int, int]] = field(default_factory=set)
-    _next_key: int = 1
-    _next_mail: int = 1
+    next_key: InitVar[int] = 1
+    _next_key: int = field(init=False)
+    _next_mail: int = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, next_key: int) -> None:
         self.points = _Points(self.captures, self.options.ports)
+        self._next_key = self._next_mail = next_key
+
+    def share(self) -> _Share:
+        counts = {name: self.counts[name] for name in ("tcp_connections", "not_smtp") if self.counts[name]}
+        return _Share(self.talks, self.ledgers, counts, self._used_icmp, self.interrupted)
+
+    def join(self, other: _Share) -> None:
+        """Take in another share: other connections, other paths. What it read of the captures is known already."""
+        self.talks += other.talks
+        self.ledgers |= other.ledgers
+        self.counts.update(other.counts)
+        self._used_icmp |= other.used_icmp
+        self.interrupted |= other.interrupted
+
+    def renumber(self) -> None:
+        """Keys in the order of first packets, whatever order the connections closed in and whoever read them."""
+        self.talks.sort(key=lambda t: (t.start_ns, t.first_frame))
+        talk_key = {t.key: n for n, t in enumerate(self.talks, 1)}
+        mail_key = {m.key: n for n, m in enumerate((m for t in self.talks for m in t.mails), 1)}
+        for t in self.talks:
+            t.key = talk_key[t.key]
+            for m in t.mails:
+                m.key, m.talk = mail_key[m.key], t.key
+        for ledger in self.ledgers.values():
+            ledger.connections = sorted(talk_key[k] for k in ledger.connections)
+            ledger.messages = sorted(mail_key[k] for k in ledger.messages)
+            ledger.views = [
+                view._replace(
+                    connection=talk_key[view.connection],
+                    stuck_messages=tuple(mail_key[k] for k in view.stuck_messages),
+                )
+                for view in ledger.views
+            ]
+            ledger.views.sort(key=lambda view: view.connection)
 
     def take_icmp(self, errors: Sequence[IcmpError]) -> None:
         for e in errors:
@@ -403,9 +521,10 @@ class _Verdict:
     """From ledgers and talks to the finished case: subjects, findings, ids."""
 
     def __init__(self, run: _Analysis, pack: RulePack) -> None:
+        run.renumber()
         self.run = run
         self.pack = pack
-        self.talks = sorted(run.talks, key=lambda t: (t.start_ns, t.first_frame))
+        self.talks = run.talks
         self.by_key = {t.key: t for t in self.talks}
 
     def case(self) -> c.Case:

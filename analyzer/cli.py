@@ -211,7 +211,7 @@ def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, *
             captures or args.captures,
             progress=progress,
             **settings,
-            **{name: value for name, value in given.items() if value},
+            **{"jobs": 0} | {name: value for name, value in given.items() if value},
         )
     for capture in case.data.captures:
         for problem in capture.problems:
@@ -495,7 +495,9 @@ def _add_verdict(command: argparse.ArgumentParser) -> Any:
     return verdict
 
 
-def _add_reading(command: argparse.ArgumentParser, jobs: str = "processes to work with (default: 1)") -> Any:
+def _add_reading(
+    command: argparse.ArgumentParser, jobs: str = "processes to work with (default: one per processor)"
+) -> Any:
     """What every command that analyses takes."""
     what = command.add_argument_group("what to look at")
     what.add_argument(

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..analysis import Options
+from ..analysis import Options, processors
 from ..api import Case
 from ..case import Confidence, Severity
 from ..errors import ToolError, UsageError
@@ -205,7 +205,7 @@ def _executor(jobs: int | None, scheduler: str | None, units: int) -> Iterator[t
         with _dask(scheduler) as found:
             yield found
         return
-    workers = min(jobs or _processors(), units)
+    workers = min(jobs or processors(), units)
     pool = ThreadPoolExecutor(workers, "nursery")
     try:
         yield pool, lambda: workers
@@ -215,13 +215,6 @@ def _executor(jobs: int | None, scheduler: str | None, units: int) -> Iterator[t
         raise
     pool.shutdown()
     nursery.close_all()
-
-
-def _processors() -> int:
-    """Those that this process may use; not every system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -64,6 +64,12 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(32))
 
 
+def pair_hash(t: PacketTable) -> npt.NDArray[np.uint64]:
+    """A 64-bit number per row, equal for all packets between the same two hosts."""
+    c1 = np.uint64(0xC2B2AE3D27D4EB4F)
+    return _mix(_mix(t.src_hi * c1 + t.src_lo) + _mix(t.dst_hi * c1 + t.dst_lo))
+
+
 def _flow_keys(t: PacketTable) -> tuple[npt.NDArray[np.uint64], Bools]:
     """A 64-bit key per row, equal for both directions of a flow; and whether the row runs from the higher endpoint."""
     c1, c2 = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
