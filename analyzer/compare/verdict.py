@@ -114,7 +114,7 @@ def _turned_round(found: Sequence[Flow]) -> bool:
 def _nothing_in_common(points: Sequence[Point]) -> Statement:
     empty = [p for p in points if not p.sightings]
     if empty:
-        text = f"{_named(empty[0])} holds no SMTP connection, so there is nothing to compare."
+        text = f"Nothing to compare: {_named(empty[0])} holds no connection on a port of SMTP (--port and --all-tcp add others)."
     else:
         spans = sorted((p.first_ns or 0, p.last_ns or 0) for p in points)
         apart = spans[1][0] - spans[0][1]

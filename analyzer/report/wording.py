@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
+from ..capture.wanted import DEFAULT_PORTS
 from ..case import SEVERITIES, Case, Finding, Frame, Message, Path
 from .escape import visible
 
@@ -128,7 +129,8 @@ def _counted(messages: Sequence[Message]) -> str:
 def logs(case: Case, finding: Finding) -> list[tuple[str, str]]:
     """What the mail servers of the first connection that has it will have logged: (whose log, line)."""
     named = set(finding.connections)
-    connection = next((c for c in case.connections if c.id in named and c.expected_log), None)
+    mail = (c for c in case.connections if c.id in named and (c.is_smtp or c.server.port in DEFAULT_PORTS))
+    connection = next((c for c in mail if c.expected_log), None)
     if connection is None:
         return []
     whose = {"client": f"client {connection.client.ip}", "server": f"server {connection.server.ip}"}

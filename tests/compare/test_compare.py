@@ -253,3 +253,11 @@ def test_clocks_that_disagree_change_nothing(tmp_path: Path, ahead_s: float) -> 
     known = found.stretches[0].clocks
     assert known is not None
     assert known.offset_ns / 1e9 == pytest.approx(ahead_s, abs=0.01)
+
+
+def test_other_services_are_compared_when_asked_for() -> None:
+    """A web server's large answer dies beyond the first point: told with --all-tcp, and not looked at without."""
+    web = files("http-blackhole", ("middle", "receiver"))
+    found = compare.compare(web, ReadOptions(all_tcp=True))
+    assert [(s.kind, s.stretch) for s in found.statements if s.fault] == [("lost-beyond", (None, 1))]
+    assert compare.compare(web).statements[0].text.startswith("Nothing to compare: point 1")
