@@ -39,7 +39,7 @@ def test_a_share_whose_process_dies_is_read_again(monkeypatch: pytest.MonkeyPatc
 
 def test_two_points_of_one_traffic_are_kept_apart() -> None:
     """The sender's and the receiver's capture of the same run: no resends, no duplicates, and compare is named."""
-    names = ["server-slow.receiver.pcap", "server-slow.sender.pcap"]
+    names = ["split-at-2.receiver.pcap", "split-at-2.sender.pcap"]
     case = analysis.analyze([str(ROOT / "sample_pcaps" / n) for n in names])
     assert len(case.connections) == 2
     assert case.findings == []

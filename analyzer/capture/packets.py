@@ -121,6 +121,8 @@ class PacketTable:
 
     def __getattr__(self, name: str) -> Array:
         # Only reached when normal lookup fails: the names in COLUMNS.
+        if name == "columns" or name.startswith("__"):  # a copy in the making, from another process
+            raise AttributeError(name)
         try:
             return self.columns[name]
         except KeyError:
