@@ -131,7 +131,7 @@ class _Found:
 def decode(records: Records, wanted: Wanted, capture: int, tally: Tally) -> tuple[PacketTable, Rows]:
     """The wanted TCP packets among the records, and the records that the exact engine has to look at."""
     sieve = _Sieve(records, wanted, tally)
-    for link_type in _distinct(records.link_type):
+    for link_type in distinct(records.link_type):
         sieve.link(int(link_type))
     table = _Columns(records, sieve, capture).table()
     if wanted.only is not None:
@@ -143,7 +143,8 @@ def decode(records: Records, wanted: Wanted, capture: int, tally: Tally) -> tupl
     return table, declined
 
 
-def _distinct(values: Array) -> Array:
+def distinct(values: Array) -> Array:
+    """The different values: mostly one, and then there is nothing to sort (nor `numpy.ma` to load, as unique does)."""
     if not len(values) or (values == values[0]).all():
         return values[:1]
     return np.unique(values)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dpkt
 import numpy as np
 
 from .fragments import Fragment, Reassembly
@@ -293,6 +292,8 @@ class Decoder:
             return
         if len(data) < MIN_TCP_BYTES:
             raise _Stop("undecodable")
+        import dpkt
+
         try:
             segment = dpkt.tcp.TCP(data[:20].ljust(20, b"\0"))
         except dpkt.UnpackError:
@@ -547,11 +548,14 @@ def _take(layout: str, data: bytes, at: int) -> tuple[Any, ...]:
         raise _Stop("undecodable") from None
 
 
-# dpkt reads on through what follows an IP header, guessing where that is broken. It is handed the fixed header alone,
+# dpkt is loaded where it is used: it brings fifty protocols, and many captures have no packet for it.
+# It reads on through what follows an IP header, guessing where that is broken. It is handed the fixed header alone,
 # with a protocol that it knows nothing of: 255 is reserved, 59 means that nothing follows.
 
 
 def _ip4_header(data: bytes, at: int) -> Any:
+    import dpkt
+
     header = data[at : at + 20]
     try:
         return dpkt.ip.IP(header[:9] + b"\xff" + header[10:])
@@ -560,6 +564,8 @@ def _ip4_header(data: bytes, at: int) -> Any:
 
 
 def _ip6_header(data: bytes, at: int) -> Any:
+    import dpkt
+
     header = data[at : at + 40]
     try:
         return dpkt.ip6.IP6(header[:6] + b"\x3b" + header[7:])

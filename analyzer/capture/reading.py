@@ -197,7 +197,7 @@ def _account(info: CaptureInfo, records: framing.Records) -> None:
     first, last = int(records.time_ns.min()), int(records.time_ns.max())
     info.first_ns = first if info.first_ns is None else min(info.first_ns, first)
     info.last_ns = last if info.last_ns is None else max(info.last_ns, last)
-    for link_type in np.unique(records.link_type):
+    for link_type in columnar.distinct(records.link_type):
         name = LINK_NAMES.get(int(link_type), str(link_type))
         if name not in info.link_types:
             info.link_types.append(name)
