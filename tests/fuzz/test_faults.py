@@ -1,0 +1,139 @@
+"""Disks that are full, files that change, pipes that stall: one line that says what, and the right exit status."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from analyzer import analysis
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "sample_pcaps" / "blackhole-1400.sender.pcap"
+
+
+def command(*args: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "analyzer", *map(str, args)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, **settings)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", place], capture_output=True).returncode
+    ):
+        pytest.skip("needs root, to mount a small disk")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--sarif", "--parquet", "--plots"])
+def test_a_full_disk_leaves_no_half_document(full_disk: Path, option: str) -> None:
+    """It is named in one line, with status 2; what could not be written to its end is not there."""
+    (full_disk / "rest").write_bytes(bytes(56 << 10))
+    done = command("analyze", ROOT / "sample_pcaps" / "incident.pcapng", option, full_disk / "out", "--quiet")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "No space left on device" in done.stderr
+    assert str(full_disk) in done.stderr
+    left = [file for file in full_disk.rglob("*") if file.is_file() and file.name != "rest"]
+    assert all(file.stat().st_size for file in left)
+    assert not (full_disk / "out").is_file()
+
+
+def test_a_limit_on_file_sizes_leaves_no_half_document(tmp_path: Path) -> None:
+    """The same, without root: the shell's ulimit -f."""
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = command("analyze", SAMPLE, "--json", tmp_path / "out.json", "--quiet", preexec_fn=limited)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert str(tmp_path / "out.json") in done.stderr
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--parquet", "--plots"])
+def test_a_place_that_cannot_be_written_is_named(option: str) -> None:
+    """/proc takes no files, not even from root."""
+    done = command("analyze", SAMPLE, option, "/proc/nothing", "--quiet")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "/proc/nothing" in done.stderr
+
+
+def test_control_c_while_a_pipe_stalls(tmp_path: Path) -> None:
+    """Half a capture comes, then nothing: the interrupt ends it, with 130 and what was read until then."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # A background job of a shell without job control ignores the interrupt, and would hand that down.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "analyzer", "analyze", str(pipe)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )  # fmt: skip
+    with open(pipe, "wb", buffering=0) as out:
+        out.write(SAMPLE.read_bytes()[:20_000])
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        said, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in said + err
+
+
+def test_a_growing_file_is_read_as_far_as_it_is_whole(tmp_path: Path) -> None:
+    """A capture that is still written: no error but that its last record is cut off."""
+    data = SAMPLE.read_bytes()
+    file = tmp_path / "growing.pcap"
+    file.write_bytes(data[:1000])
+    done = threading.Event()
+
+    def grow() -> None:
+        for i in range(1000, len(data), 500):
+            with open(file, "ab") as out:
+                out.write(data[i : i + 500])
+            time.sleep(0.001)
+        done.set()
+
+    threading.Thread(target=grow).start()
+    frames = [0]
+    while not done.is_set():
+        (capture,) = analysis.analyze([str(file)]).captures
+        assert capture.complete or all("cut" in problem for problem in capture.problems)
+        frames.append(capture.frames)
+    (whole,) = analysis.analyze([str(file)]).captures
+    assert whole.complete
+    assert max(frames) <= whole.frames
+
+
+def test_temporary_files_are_private_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tshark needs as a file is written with mode 0600, and removed after use."""
+    from analyzer.capture import wireshark
+
+    seen: list[int] = []
+
+    def look(name: str, *_: object) -> Iterator[object]:
+        seen.append(os.stat(name).st_mode & 0o777)
+        return iter(())
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(wireshark, "read_file", look)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feed: Callable[[], object] = lambda: pipe.write_bytes(SAMPLE.read_bytes())  # noqa: E731
+    threading.Thread(target=feed).start()
+    analysis.analyze([str(pipe)], analysis.Options(engine="tshark"))
+    assert seen == [0o600]
+    assert sorted(tmp_path.iterdir()) == [pipe]
