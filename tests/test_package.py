@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -56,3 +57,28 @@ def test_a_checkout_finds_its_own_rules() -> None:
     from analyzer.detect import rule
 
     assert rule.built_in() == ROOT / "rules"
+
+
+def test_the_sdist_builds_the_same_wheel(installed: Path, tmp_path: Path) -> None:
+    """Away from the checkout, the source distribution makes a wheel with the same files."""
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
+    subprocess.run([*build, "-t", "sdist"], cwd=ROOT, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as packed:
+        packed.extractall(tmp_path, filter="data")
+    source = tmp_path / sdist.name.removesuffix(".tar.gz")
+    subprocess.run([*build, "-t", "wheel"], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
+    expected = {str(file.relative_to(installed)) for file in installed.rglob("*") if file.is_file()}
+    assert names == {name for name in expected if "__pycache__" not in name}
+
+
+def test_the_wheel_analyses_away_from_the_checkout(installed: Path, samples: Path, tmp_path: Path) -> None:
+    """Command and rules work from another folder, with nothing of the checkout on the path."""
+    capture = samples / "blackhole-1400.sender.pcap"
+    code = f"from analyzer.cli import main; raise SystemExit(main(['analyze', {str(capture)!r}, '--fail-on', 'high']))"
+    program = f"import sys; sys.path.insert(0, {str(installed)!r}); {code}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "pmtud-black-hole" in done.stdout

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,3 +102,44 @@ def test_text_stays_text(poison: str, small: Case) -> None:
     assert json.loads(written) == document.document(case)
     assert written.isascii()
     assert written.replace("\n", "").isprintable()
+
+
+HOSTILE_WORDS = b"\x1b[2J\x1b]0;owned\x07\x1b]8;;http://x\x1b\\\x9b31m\x90\x08\x08\x7f\xe2\x80\xae\xe2\x80\xa8\xff"
+OWN_CONTROL = re.compile(r"\x1b\[[0-9;]*m|\r(?:[\d,]+ frames read)?\x1b\[K")  # colours, and the line of progress
+
+
+def test_no_control_byte_reaches_a_terminal(tmp_path: Path) -> None:
+    """In a pseudo-terminal: banner, EHLO name, mailboxes, a foreign command and the file's own name, all hostile."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
+    import hostile
+
+    talk = hostile.Talk()
+    frames = [
+        *talk.handshake(),
+        *talk.say("s", b"220 ********" + HOSTILE_WORDS + b"\r\n"),
+        *talk.say("c", b"EHLO " + HOSTILE_WORDS + b"\r\n"),
+        *talk.say("s", b"250-" + HOSTILE_WORDS + b"\r\n250 XXXXXXXA\r\n"),
+        *talk.say("c", HOSTILE_WORDS + b"\r\nMAIL FROM:<" + HOSTILE_WORDS + b"@x>\r\nRCPT TO:<y@x>\r\nDATA\r\n"),
+        *talk.say("s", b"500 " + HOSTILE_WORDS + b"\r\n250 ok\r\n250 ok\r\n354 go\r\n"),
+        3,
+        *(frame for _ in range(7) for frame in (talk.packet("c", b"a" * 1448), 3)),
+        talk.packet("c", b"a\r\n.\r\n", at=1448),
+        talk.packet("s"),
+    ]
+    capture = os.fsencode(tmp_path) + b"/x\x1b[31m\x07\xff\xe2\x80\xae.pcap"
+    with open(capture, "wb") as file:
+        hostile.pcap(file, frames)
+        file.write(b"cut")  # so that a problem is told, with the name
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "analyzer", "analyze", capture]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    with suppress(OSError):  # the terminal hangs up when the program ends
+        while piece := os.read(master, 65536):
+            shown += piece
+    assert process.wait(60) == 3
+    said = OWN_CONTROL.sub("", shown.decode().replace("\r\n", "\n"))
+    assert "pmtud-black-hole" in said
+    assert all(c.isprintable() or c == "\n" for c in said), ascii(said)
