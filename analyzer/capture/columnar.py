@@ -72,6 +72,10 @@ class Fields:
         other.bytes, other._shape, other._stride, other._skip = self.bytes, self._shape, self._stride, self._skip + size
         return other
 
+    def place(self, rows: Rows, at: int) -> Rows:
+        """Where the byte `at` of these rows lies in `bytes`."""
+        return rows * self._stride[0] + (self._skip + at)
+
     def u1(self, at: int) -> Array:
         return np.ndarray(self._shape, "u1", self.bytes, self._skip + at, self._stride)
 
@@ -504,9 +508,9 @@ class _Columns:
 def _options(options: Fields, size: Array, columns: dict[str, Array]) -> npt.NDArray[np.uint32]:
     """The columns of the TCP options (`size` bytes of them per packet); returns the SACK blocks.
 
-    Two layouts are read where they stand: NOP, NOP, timestamps (RFC 7323 appendix A), which nearly all packets carry,
-    and the SYN of Linux: MSS, SACK permitted, timestamps, NOP, window scale. The others are walked option by option,
-    all packets in step.
+    Three layouts are read where they stand: NOP, NOP, timestamps (RFC 7323 appendix A), which nearly all packets carry,
+    the same followed by NOP, NOP, SACK, and the SYN of Linux: MSS, SACK permitted, timestamps, NOP, window scale. The
+    others are walked option by option, all packets in step.
     """
     n = len(size)
     usual = (size == 12) & (options.u4(0) == 0x0101080A)
@@ -519,9 +523,14 @@ def _options(options: Fields, size: Array, columns: dict[str, Array]) -> npt.NDA
     columns["sack_at"] = np.zeros(n, np.int32)
     columns["sack_count"] = np.zeros(n, np.uint8)
     others = np.flatnonzero((size > 0) & ~usual)
+    blocks = np.empty((0, 2), np.uint32)
     if len(others):
         others = _linux_syn(options, size, others, columns)
-    return _walk_options(options, size, others, columns) if len(others) else np.empty((0, 2), np.uint32)
+    if len(others):
+        others, blocks = _usual_sack(options, size, others, columns)
+    if len(others):
+        blocks = np.concatenate((blocks, _walk_options(options, size, others, columns, len(blocks))))
+    return blocks
 
 
 def _linux_syn(options: Fields, size: Array, rows: Rows, columns: dict[str, Array]) -> Rows:
@@ -538,7 +547,37 @@ def _linux_syn(options: Fields, size: Array, rows: Rows, columns: dict[str, Arra
     return others
 
 
-def _walk_options(options: Fields, size: Array, rows: Rows, columns: dict[str, Array]) -> npt.NDArray[np.uint32]:
+def _usual_sack(
+    options: Fields, size: Array, rows: Rows, columns: dict[str, Array]
+) -> tuple[Rows, npt.NDArray[np.uint32]]:
+    """Reads the rows with NOP, NOP, timestamps, NOP, NOP, SACK; gives back the others, and the SACK blocks."""
+    rest = size[rows] - 16  # what is left for SACK blocks of 8 bytes, 3 at most
+    is_sack = (rest >= 8) & (rest % 8 == 0) & (options.u4(0)[rows] == 0x0101080A)
+    is_sack &= options.u4(12)[rows] == 0x01010502 + rest
+    sacks = rows[is_sack]
+    columns["has_ts"][sacks] = True
+    columns["ts_val"][sacks] = options.u4(4)[sacks]
+    columns["ts_ecr"][sacks] = options.u4(8)[sacks]
+    blocks = _take_blocks(options.bytes, options.place(sacks, 16), rest[is_sack] >> 3, sacks, columns, 0)
+    others: Rows = rows[~is_sack]
+    return others, blocks
+
+
+def _take_blocks(
+    data: Bytes, at: Rows, count: Array, rows: Rows, columns: dict[str, Array], before: int
+) -> npt.NDArray[np.uint32]:
+    """The SACK blocks that begin at data[at], `count` for each of `rows`; `before` blocks were taken already."""
+    first = np.cumsum(count) - count
+    columns["sack_at"][rows] = first + before
+    columns["sack_count"][rows] = count
+    block = np.repeat(at - 8 * first, count) + 8 * np.arange(int(count.sum()))
+    words = sliding(data, ">u4")
+    return np.stack((words[block], words[block + 4]), axis=1).astype(np.uint32)
+
+
+def _walk_options(
+    options: Fields, size: Array, rows: Rows, columns: dict[str, Array], before: int
+) -> npt.NDArray[np.uint32]:
     """One option of every packet per turn, until none has any left (see exact._options)."""
     width = options._stride[0]
     # 36 more bytes, so that the longest value (four SACK blocks) may be read at the last place; they are not believed.
@@ -580,9 +619,4 @@ def _walk_options(options: Fields, size: Array, rows: Rows, columns: dict[str, A
         at[live] += length
         live = live[at[live] < end[live]]
     have = np.flatnonzero(sack_count)
-    count = sack_count[have]
-    first = np.cumsum(count) - count
-    columns["sack_at"][rows[have]] = first
-    columns["sack_count"][rows[have]] = count
-    block = np.repeat(sack_from[have] - 8 * first, count) + 8 * np.arange(int(count.sum()))
-    return np.stack((words[block], words[block + 4]), axis=1).astype(np.uint32)
+    return _take_blocks(flat, sack_from[have], sack_count[have], rows[have], columns, before)
