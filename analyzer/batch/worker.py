@@ -25,8 +25,13 @@ import signal
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+
+from ..capture.framing import is_capture
+from ..capture.packets import CaptureInfo
+from ..capture.sources import expand, is_foreign_capture
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
@@ -43,7 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="smtpscope-") as private:
         while line := _line(requests):
             request = json.loads(line)
-            _import_for(request["paths"])
+            for protocol in {path.partition("://")[0] for path in request["paths"] if "://" in path}:
+                _import_for(protocol)
             answer, document = _delivered(request, requests, Path(private))
             answer["bytes"] = len(document)
             _write(answers, json.dumps(answer).encode() + b"\n" + document)
@@ -59,11 +65,26 @@ def _warm_up() -> None:
     rule.load()  # which remembers the built-in pack
 
 
-def _import_for(paths: list[str]) -> None:
+@cache
+def _import_for(protocol: str) -> None:
     """The file system of a URL, which takes longer to import than a small capture to read. Importing starts no thread."""
-    for protocol in {path.partition("://")[0] for path in paths if "://" in path}:
-        with contextlib.suppress(ImportError, ValueError):  # then reading says what is missing
-            importlib.import_module("fsspec").get_filesystem_class(protocol)
+    with contextlib.suppress(ImportError, ValueError):  # then reading says what is missing
+        fsspec = importlib.import_module("fsspec")
+        if "s3" in fsspec.get_filesystem_class(protocol).protocol:
+            fsspec.config.conf.setdefault("s3", {})["session"] = _s3_session()
+
+
+def _s3_session() -> object:
+    """A session that has read the description of S3: it would take every child longer than everything else it does."""
+    asyncio = importlib.import_module("asyncio")
+    session = importlib.import_module("aiobotocore.session").AioSession()
+
+    async def describe() -> None:
+        async with session.create_client("s3", region_name="us-east-1"):  # connects to nothing
+            pass
+
+    asyncio.run(describe())
+    return session
 
 
 def _line(descriptor: int) -> bytes:
@@ -186,37 +207,34 @@ def _tried(request: dict[str, Any], private: Path) -> tuple[dict[str, Any], byte
 def _case_of(request: dict[str, Any], private: Path) -> bytes:
     """The JSON document of the case; empty for something found in a folder that is no capture."""
     from .. import analysis
-    from ..capture.framing import is_capture
-    from ..capture.sources import expand, is_foreign_capture
     from ..report import json, redact
 
     if request["folder"]:
         with contextlib.suppress(OSError):  # on another machine relative names mean nothing anyway
             os.chdir(request["folder"])
-    paths = request["paths"]
-    if not request["named"]:
-        paths = [p for p in paths if not _is_foreign(expand([p])[0], is_capture, is_foreign_capture)]
-        if not paths:
-            return b""
     options = analysis.Options(
         ports=frozenset(request["ports"]),
         all_tcp=request["all_tcp"],
         rules=tuple(_unpacked(request["rules"], private)),
         max_bytes=request["max_bytes"],
     )
-    case = analysis.analyze(paths, options)
+    case = analysis.analyze(request["paths"], options)
+    if not request["named"] and all(_is_foreign(capture) for capture in case.captures):
+        return b""
     if request["redact_key"]:
         case = redact.redact(case, bytes.fromhex(request["redact_key"]))
     return json.render(case).encode("ascii")
 
 
-def _is_foreign(source: Any, *known_by: Any) -> bool:
-    """Something else than a capture, for certain: what cannot be opened is tried, so that its error is told."""
-    try:
-        head = source.head()
-    except Exception:  # noqa: BLE001
+def _is_foreign(capture: CaptureInfo) -> bool:
+    """Something else than a capture, for certain: of what could not be opened the error is told."""
+    if capture.format or capture.frames:
         return False
-    return not any(knows(head) for knows in known_by)
+    try:
+        head = expand([capture.path])[0].head()
+    except Exception:  # noqa: BLE001 - every storage and packing has its own errors
+        return False
+    return not is_capture(head) and not is_foreign_capture(head)
 
 
 def _unpacked(rules: list[list[str]], private: Path) -> list[str]:

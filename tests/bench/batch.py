@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
 import shutil
@@ -31,6 +30,15 @@ import readdress
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUCKET = "captures"
+SERVER = """
+import logging, time
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line per request
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://{}:{}".format(*server.get_host_and_port()), flush=True)
+time.sleep(1e6)
+"""
 
 
 def run_batch(source: str, out: Path, *options: str, kill_at: int | None = None, meanwhile: Any = None) -> float:
@@ -39,7 +47,7 @@ def run_batch(source: str, out: Path, *options: str, kill_at: int | None = None,
     command = [sys.executable, "-m", "analyzer", "batch", source, "--out", str(out), "--quiet", *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as running:
         while running.poll() is None:
-            time.sleep(0.5)
+            time.sleep(1.0)
             done = sum(1 for _ in out.glob("cases/*/*.json"))
             if meanwhile and done:
                 meanwhile()
@@ -77,20 +85,20 @@ def results(out: Path, root: str) -> dict[str, Any]:
 def bucket(folder: Path) -> Iterator[str]:
     """The captures in an S3 bucket on the loopback."""
     import s3fs
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
-    storage = s3fs.S3FileSystem()
-    storage.mkdir(BUCKET)
-    storage.put(f"{folder}/", f"{BUCKET}/", recursive=True)
-    yield f"s3://{BUCKET}"
-    server.stop()
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        os.environ |= {
+            "AWS_ENDPOINT_URL": server.stdout.readline().strip(), "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+        storage = s3fs.S3FileSystem()
+        storage.mkdir(BUCKET)
+        storage.put(f"{folder}/", f"{BUCKET}/", recursive=True)
+        try:
+            yield f"s3://{BUCKET}"
+        finally:
+            server.kill()
 
 
 @contextmanager
@@ -130,7 +138,6 @@ def main() -> None:
     args = parser.parse_args()
     captures, count = args.work / "captures", args.count
     os.environ["PYTHONPATH"] = str(ROOT)  # the cluster's workers take this checkout too
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
     shutil.rmtree(args.work, ignore_errors=True)
     total = readdress.make(captures, count)
     load = os.getloadavg()[0]
