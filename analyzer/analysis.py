@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -777,9 +778,17 @@ def _passed_over(talks: Sequence[mails.Talk], conn_id: dict[int, int]) -> list[s
     return out
 
 
+# by where a sender's data are captured: of the client's, of the server's
+_VANTAGE: dict[Any, c.Vantage] = {"at_sender": "client-side", "at_receiver": "server-side", "middle": "middle"}
+_VANTAGE_OF_SERVER: dict[Any, c.Vantage] = {
+    "at_sender": "server-side",
+    "at_receiver": "client-side",
+    "middle": "middle",
+}
+
+
 def _connection(t: mails.Talk, number: int) -> c.Connection:
     d = t.dialogue
-    vantage: dict[str, c.Vantage] = {"at_sender": "client-side", "at_receiver": "server-side", "middle": "middle"}
     return c.Connection(
         id=number,
         client=c.Endpoint(*t.client),
@@ -791,7 +800,7 @@ def _connection(t: mails.Talk, number: int) -> c.Connection:
         closed_by=t.closed_by,  # type: ignore[arg-type]
         tls=d.tls,
         banner=t.banner_text,
-        vantage=vantage.get(t.at, "unknown"),
+        vantage=_VANTAGE.get(t.at, "unknown"),
         first_frame=c.Frame(*t.first_frame),
         is_smtp=d.is_smtp,
         client_name=d.client_name,
@@ -831,6 +840,11 @@ def _message(m: mails.MailRecord, number: int, connection: int) -> c.Message:
     )
 
 
+@lru_cache(maxsize=65536)  # on many paths a size fares alike
+def _size_fate(fate: tuple[int, int, int, int]) -> c.SizeFate:
+    return c.SizeFate(*fate)
+
+
 def _path(
     number: int, ledger: paths.PathLedger, w: paths.Weighed, verdict: tuple[str, Draft] | None, conn_id: dict[int, int]
 ) -> c.Path:
@@ -846,9 +860,7 @@ def _path(
     if below is not None and at_least is not None and at_least >= below:
         at_least = max((s for s in ledger.delivered if s < below), default=None)
     facts = w.subject.facts
-    vantage: dict[Any, c.Vantage] = {"at_sender": "client-side", "at_receiver": "server-side", "middle": "middle"}
-    if facts.get("sender_is") == "server":
-        vantage = {"at_sender": "server-side", "at_receiver": "client-side", "middle": "middle"}
+    vantage = _VANTAGE_OF_SERVER if facts.get("sender_is") == "server" else _VANTAGE
     if name is None:
         name = "no-fault" if ledger.delivered else "unknown"
     return c.Path(
@@ -862,7 +874,7 @@ def _path(
         links=paths.links_for(at_least, below),
         connections=tuple(sorted(conn_id[k] for k in ledger.connections if k in conn_id)),
         messages_stuck=len(w.stuck_messages),
-        sizes=tuple(map(c.SizeFate._make, w.sizes)),
+        sizes=tuple(map(_size_fate, paths.sizes_of(ledger))),
         icmp_frames=tuple(c.Frame(*f) for f in w.icmp_frames),
         vantage=vantage.get(facts.get("captured_at"), "unknown"),
     )

@@ -22,6 +22,8 @@ from .rule import CONFIDENCES, ROLES, SEVERITIES, Grade, RemedyTemplate, Rule, R
 from .wording import Template
 
 MAX_EVIDENCE = 12  # pieces shown in a finding of many mails: more is not read; all connections are still named
+REMEMBERED = 4096  # answers of a screen
+REMEMBERED_FACTS = 10  # of more of them hardly two subjects are alike
 MAX_LISTED = 20  # as many counter-arguments and rivals
 
 
@@ -140,7 +142,10 @@ def screen(pack: RulePack, kind: str, known: Collection[str]) -> Callable[[Mappi
     that demands nothing of them may always fire.
     """
     names = frozenset(known)
-    demands = [[part.holds for part in rule.when.parts if part.names <= names] for rule in pack if rule.subject == kind]
+    asked = [[part for part in rule.when.parts if part.names <= names] for rule in pack if rule.subject == kind]
+    demands = [[part.holds for part in parts] for parts in asked]
+    used = tuple(sorted({name for parts in asked for part in parts for name in part.names}))
+    answers: dict[tuple[Value, ...], bool] = {}
 
     def may_fire(facts: Mapping[str, Value]) -> bool:
         for tests in demands:
@@ -151,7 +156,17 @@ def screen(pack: RulePack, kind: str, known: Collection[str]) -> Callable[[Mappi
                 return True
         return False
 
-    return may_fire
+    def remembered(facts: Mapping[str, Value]) -> bool:
+        key = tuple(map(facts.get, used))
+        answer = answers.get(key)
+        if answer is None:
+            if len(answers) >= REMEMBERED:
+                answers.clear()
+            answer = answers[key] = may_fire(facts)
+        return answer
+
+    # where few facts are asked for, most subjects say the same
+    return remembered if len(used) <= REMEMBERED_FACTS else may_fire
 
 
 def _ask(pack: RulePack, subjects: Sequence[Subject]) -> list[_Hit]:
@@ -278,6 +293,8 @@ def _explanation_of(hit: _Hit, index: Mapping[tuple[str, str, object], _Group]) 
 def _merge_hosts(groups: list[_Group], subjects: Sequence[Subject]) -> list[_Group]:
     """Broken paths that begin (or end) at one host, and no path of that host that works: one finding of the host."""
     merged = groups
+    if not any(group.first.rule.one_host_from for group in groups):
+        return groups
     for end in ("sender", "receiver"):
         paths: dict[str | None, list[Subject]] = {}
         for subject in subjects:

@@ -509,7 +509,7 @@ class _View:
         return [(0, data)] if data else []
 
     def _number(self, offset: int) -> int:
-        return int(np.searchsorted(self.starts, offset, side="right")) - 1
+        return int(self.starts.searchsorted(offset, side="right")) - 1
 
     def peer_at(self, offset: int) -> int | None:
         if not 0 <= offset < self.end:

@@ -201,7 +201,11 @@ class _Reading:
         return Plain(dialogue, shape, commands, replies, bodies, hello_reply, tls_start)
 
     def seek(self, pos: int) -> None:
-        """Go to the client's piece that holds this byte."""
+        """Go to the client's piece that holds this byte, most often the next one."""
+        i = self.piece + 1
+        if i < self.last and self.client.start[i] == pos:
+            self.piece = i
+            return
         i = bisect_right(self.client.start, pos, self.piece, self.last) - 1
         if i < self.piece or self.client.end[i] <= pos:
             raise Odd
