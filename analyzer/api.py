@@ -17,7 +17,6 @@ A `Case` wraps the data (`case.data`, see case.py) and reads packets again from 
 from __future__ import annotations
 
 import dataclasses
-import html
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import get_close_matches
@@ -327,7 +326,8 @@ class Case:
 
     def _repr_html_(self) -> str:
         """The verdict and the findings, for Jupyter. Every text may come from a capture, so everything is escaped."""
-        say = html.escape
+        from html import escape as say
+
         verdict = "".join(f"<p>{say(line)}</p>" for line in self.data.summary)
         limits = "".join(f"<li>{say(line)}</li>" for line in self.data.limits)
         limits = (

@@ -573,11 +573,17 @@ def configured(argv: Sequence[str]) -> list[str]:
     file = Path(CONFIGURATION)
     if arguments[:1] != ["analyze"] or "--no-config" in arguments or not file.is_file():
         return arguments
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: {error} (--no-config leaves it out)") from None
+    if "smtpscope" not in text:
+        return arguments  # somebody else's file: the reader need not even be loaded
     import tomllib
 
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("smtpscope")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(text).get("tool", {}).get("smtpscope")
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file}: {error} (--no-config leaves it out)") from None
     if table is None:
         return arguments

@@ -529,4 +529,4 @@ def _with_twins(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> In
     alike = t.time_ns[after] - t.time_ns[before] <= DUPLICATE_NS
     for column in (direction, seq, t.payload_bytes, t.ip_id, t.ts_val, t.ack, t.flags):
         alike &= column[after] == column[before]
-    return np.unique(direction[after[alike]])
+    return np.flatnonzero(np.bincount(direction[after[alike]]))
