@@ -311,7 +311,7 @@ def _peer_resend_verdict(d: Direction, since_ns: int, end_ns: int) -> tuple[int,
     resends = 0
     failed = False
     need = p.end + ((p.flags & FIN) != 0)
-    for seq in np.unique(p.seq[talk])[-PEER_SENDS:].tolist():
+    for seq in sorted(set(p.seq[talk].tolist()))[-PEER_SENDS:]:
         same = talk[p.seq[talk] == seq]
         earlier = np.flatnonzero((p.seq == seq) & (p.time_ns <= since_ns) & p.data)
         again = len(same) if len(earlier) else len(same) - 1
@@ -806,7 +806,7 @@ def _smaller_lost(d: Direction, s: Sighting, main: Stuck) -> None:
         & (d.ip_bytes < main.ip_bytes - SAME_SIZE_BYTES)
         & ~d.offloaded
     )
-    for size in np.unique(d.ip_bytes[rows]).tolist():
+    for size in sorted(set(d.ip_bytes[rows].tolist())):
         same = rows[d.ip_bytes[rows] == size]
         # sent at least twice, or sent once while SACK is in use and the peer spoke later
         if len(same) >= 2 or (
