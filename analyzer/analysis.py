@@ -6,7 +6,6 @@ read -> Tracker -> measure -> talks and sightings -> path ledgers -> subjects ->
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -145,7 +144,9 @@ def _read_shared(
 ) -> _Analysis:
     """The same as `_read_all` in several processes. A path lies wholly in one share, so nothing has to be joined; a share
     whose process dies is read again here."""
-    pool = multiprocessing.get_context("fork")
+    from multiprocessing import get_context
+
+    pool = get_context("fork")
     workers = []
     for share in range(1, shares):
         receiver, sender = pool.Pipe(duplex=False)

@@ -29,7 +29,16 @@ NOT_EXERCISED = 4  # verify: what failed before was not tried; compare: nothing 
 SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
 CONFIDENCES = ("possible", "likely", "certain")
 CONFIGURATION = "pyproject.toml"
-GIVEN = ("ports", "all_tcp", "rules", "max_bytes", "jobs", "keylog", "maillog", "log_timezone")  # options that the analysis takes
+GIVEN = (
+    "ports",
+    "all_tcp",
+    "rules",
+    "max_bytes",
+    "jobs",
+    "keylog",
+    "maillog",
+    "log_timezone",
+)  # options that the analysis takes
 # Options of analyze that write one document each, with Case.to_NAME.
 DOCUMENTS = ("json", "html", "markdown", "junit", "sarif")
 
@@ -357,7 +366,9 @@ def _add_analyze(commands: Any) -> None:
     output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
     what = _add_reading(command)
     what.add_argument(
-        "--keylog", metavar="FILE", help="secrets of TLS sessions (SSLKEYLOGFILE); what is inside is read through tshark"
+        "--keylog",
+        metavar="FILE",
+        help="secrets of TLS sessions (SSLKEYLOGFILE); what is inside is read through tshark",
     )
     what.add_argument(
         "--maillog",

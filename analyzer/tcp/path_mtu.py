@@ -147,8 +147,12 @@ class Sighting:
     delivered: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # size -> (count, first sent, last sent)
     lost: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     undecided: dict[int, int] = field(default_factory=dict)
-    joined: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # full packets inside acknowledged offloaded frames
-    delivered_df_off: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # somehow: routers may have cut them
+    joined: dict[int, tuple[int, int, int]] = field(
+        default_factory=dict
+    )  # full packets inside acknowledged offloaded frames
+    delivered_df_off: dict[int, tuple[int, int, int]] = field(
+        default_factory=dict
+    )  # somehow: routers may have cut them
     cut: dict[int, int] = field(default_factory=dict)  # size -> how many lost ones came again in smaller packets
     sent_segments: int = 0
     lost_segments: int = 0
