@@ -29,6 +29,8 @@ IDLE_S = 1200.0
 # What the packets of all open connections may take together, in bytes: with what reading and judging need beside it, the
 # process stays below half a gigabyte. One connection may take all of it: a mail of 100 MB fits in.
 BUDGET_BYTES = 192 << 20
+# The most packets of one connection: a mail of 400 MB with its ACKs. Read the long way, each becomes a few Python objects.
+CONNECTION_PACKETS = 500_000
 # A packet without its payload: 139 bytes of columns on the shelf, 43 here.
 ROW_BYTES = 182
 
@@ -268,9 +270,14 @@ class Tracker:
         return group
 
     def _beyond_budget(self, rows: _Rows, first: Ints, over: Bools) -> Bools:
-        """The connections to let go so that the others take half of the budget: those that were silent longest."""
+        """The connections to let go so that the others take half of the budget: those that were silent longest.
+
+        Besides, whatever has more packets than one connection may have.
+        """
         most = int(rows.payload_bytes.sum(dtype=np.int64)) + ROW_BYTES * len(rows.place)
-        spent = np.zeros(len(over), bool)
+        spent: Bools = (np.diff(first) > CONNECTION_PACKETS) & ~over
+        self.let_go += int(spent.sum())
+        over = over | spent
         if most <= self.budget_bytes:  # nearly always
             return spent
         payload = self._shelf.rows(rows.place).payload_captured  # what was cut off by the snap length takes nothing
@@ -280,10 +287,11 @@ class Tracker:
             return spent
         silent = np.argsort(rows.time_ns[first[1:] - 1], kind="stable")
         left = cost.sum() - np.cumsum(cost[silent])
-        spent[silent[: int(np.argmax(left <= self.budget_bytes // 2)) + 1]] = True
-        spent &= ~over
-        self.let_go += int(spent.sum())
-        return spent
+        quiet = np.zeros(len(over), bool)
+        quiet[silent[: int(np.argmax(left <= self.budget_bytes // 2)) + 1]] = True
+        quiet &= ~over
+        self.let_go += int(quiet.sum())
+        return spent | quiet
 
     def _group(self, rows: _Rows, conn: Ints, first: Ints) -> Group:
         if not len(conn):

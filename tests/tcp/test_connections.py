@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzer.capture.packets import SYN, PacketTable
+from analyzer.tcp import connections
 from analyzer.tcp.connections import IDLE_S, LINGER_S, Tracker
 
 from .wire import MS, START_NS, Wire
@@ -120,3 +122,12 @@ def test_within_the_budget_nothing_is_let_go() -> None:
     tracker = Tracker(budget_bytes=10_000)
     assert not len(tracker.add(wire.table(), START_NS + 20 * MS))
     assert not tracker.let_go
+
+
+def test_a_connection_of_too_many_packets_is_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CONNECTION_PACKETS", 5)
+    wire = Wire().handshake().c(10, 0, 5).c(11, 5, 5).c(12, 10, 5)
+    tracker = Tracker()
+    assert len(tracker.add(wire.table(), START_NS + 20 * MS)) == 1
+    assert tracker.let_go == 1
+    assert not len(tracker.finish())
