@@ -290,6 +290,8 @@ def test_interrupt_ends_with_130() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "analyzer", "analyze", "-"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a job in the background inherits that Control-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     time.sleep(2)  # it waits for its standard input
     process.send_signal(signal.SIGINT)
