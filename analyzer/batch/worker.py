@@ -111,11 +111,12 @@ def _delivered(request: dict[str, Any], requests: int, private: Path) -> tuple[d
     """Forks, waits, and tells what became of the set."""
     begun = time.monotonic()
     reading, writing = os.pipe()
+    nursery = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reading)
         os.close(requests)
-        _live(request, writing, private)
+        _live(request, writing, private, nursery)
     os.close(writing)
     with contextlib.suppress(OSError):
         os.setpgid(child, child)  # the child does the same; whoever comes first
@@ -166,11 +167,13 @@ def _verdict(told: bytes, status: int, request: dict[str, Any]) -> tuple[dict[st
 # -- the child's side ------------------------------------------------------------------------------------------------
 
 
-def _live(request: dict[str, Any], writing: int, private: Path) -> NoReturn:
+def _live(request: dict[str, Any], writing: int, private: Path, nursery: int) -> NoReturn:
     """The life of a child: limits, one case, the answer, the end. Nothing of the nursery is cleaned up by it."""
     try:
         os.setpgid(0, 0)
         _limit(request["time_limit_s"], request["memory_limit_bytes"])
+        if os.getppid() != nursery:  # it ended before the kernel knew that this process is to end with it
+            os._exit(1)
         head, document = _tried(request, private)
         _write(writing, json.dumps(head).encode() + b"\n" + document)
         os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 import subprocess
 import threading
@@ -189,8 +190,9 @@ def test_tshark_that_does_not_do_its_work(
     monkeypatch.setattr(wireshark, "SILENCE_S", 2)
     result = read_all(scratch)
     assert len(result.problems) == 1
-    expected = {"missing": "not installed", "crashing": "broken", "silent": "said nothing"}
-    assert expected[failure] in result.problems[0]
+    # what a crashing program says may or may not be read before its end is noticed
+    expected = {"missing": "not installed", "crashing": "broken|crashed", "silent": "said nothing"}
+    assert re.search(expected[failure], result.problems[0])
 
 
 def test_a_configuration_in_the_working_directory_is_not_obeyed(
