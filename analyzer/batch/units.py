@@ -34,7 +34,7 @@ SET_BYTES = 4 << 30
 # Between neighbours of a series: no rotation in use is slower than daily, and once a year a day has 25 hours.
 SET_GAP = timedelta(hours=25)
 
-# A case costs some 30 ms whatever it holds; hashing 16 MiB costs no more.
+# A case costs some 20 ms whatever it holds; hashing 16 MiB costs no more.
 HASHED_WHOLE_BYTES = 16 << 20
 SAMPLES = 16
 SAMPLE_BYTES = 16 << 10

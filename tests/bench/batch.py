@@ -180,8 +180,8 @@ def main() -> None:
     print(table)
     if not args.no_write:
         readme = HERE / "README.md"
-        marks = r"(<!-- batch: written by batch\.py -->\n).*?(\n<!-- end of batch -->)"
-        readme.write_text(re.sub(marks, lambda m: m[1] + table + m[2], readme.read_text(), flags=re.DOTALL))
+        marks = r"(<!-- batch: written by batch\.py -->\n).*?(<!-- end of batch -->)"
+        readme.write_text(re.sub(marks, lambda m: f"{m[1]}{table}\n{m[2]}", readme.read_text(), flags=re.DOTALL))
 
 
 if __name__ == "__main__":

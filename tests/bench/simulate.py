@@ -120,7 +120,12 @@ def main() -> None:
 
     loads = {
         "1,000,000 small captures": [0.0] * share(1_000_000),
-        "20 TB, sizes as below": [min(chance.lognormvariate(20.1, 1.2), float(4 << 30)) for _ in range(share(20_000))],
+        "5 TB, sizes as below (5 units for each worker)": [
+            min(chance.lognormvariate(20.1, 1.2), float(4 << 30)) for _ in range(share(5_000))
+        ],
+        "20 TB, sizes as below (20 for each)": [
+            min(chance.lognormvariate(20.1, 1.2), float(4 << 30)) for _ in range(share(20_000))
+        ],
         "1 PB in sets of 4 GiB": [float(4 << 30)] * share(232_831),
         "1 PB, sizes log-normal (median 0.5 GiB, at most 4 GiB)": [
             min(chance.lognormvariate(20.1, 1.2), float(4 << 30)) for _ in range(share(900_000))
@@ -146,9 +151,9 @@ def main() -> None:
     head = "| units | workers | work / 1,000 | batch | largest first | as listed | done again | driver busy |\n|---|---|--:|--:|--:|--:|--:|--:|"
     if args.write:
         readme = HERE / "README.md"
-        marks = r"(<!-- simulation: written by simulate\.py -->\n).*?(\n<!-- end of simulation -->)"
+        marks = r"(<!-- simulation: written by simulate\.py -->\n).*?(<!-- end of simulation -->)"
         table = "\n".join([head, *rows])
-        readme.write_text(re.sub(marks, lambda m: m[1] + table + m[2], readme.read_text(), flags=re.DOTALL))
+        readme.write_text(re.sub(marks, lambda m: f"{m[1]}{table}\n{m[2]}", readme.read_text(), flags=re.DOTALL))
 
 
 def _span(seconds: float) -> str:
