@@ -80,7 +80,8 @@ def start(*args: object, **settings: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "analyzer", "batch", *map(str, args)]
     settings = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **settings}
     # a job in the background inherits that Control-C is ignored
-    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **settings)  # noqa: PLW1509
+    settings.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    return subprocess.Popen(command, **settings)
 
 
 # -- the answers -----------------------------------------------------------------------------------------------------
