@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 # Small, and of every kind: causes, symptoms, observations, a clean one, IPv6.
 CHOICE = (
@@ -24,11 +25,20 @@ def captures(tmp_path: Path, samples: Path) -> Path:
     return folder
 
 
-def everything(out: Path) -> dict[str, bytes]:
-    """Every result by its name in the folder: all that must not depend on how the batch went. Nothing half-written."""
-    files = {str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()}
+def everything(out: Path) -> dict[str, object]:
+    """Every result by its name in the folder: all that must not depend on how the batch went. Nothing half-written.
+
+    Documents byte by byte; tables row by row, since equal rows may be packed into different bytes.
+    """
+    files = {str(f.relative_to(out)): f for f in sorted(out.rglob("*")) if f.is_file()}
     assert not [name for name in files if name.endswith(".part")]
-    return {name: data for name, data in files.items() if name not in (".lock", "journal.jsonl")}
+    return {
+        name: sorted(map(repr, parquet.read_table(f, partitioning=None).to_pylist()))
+        if f.suffix == ".parquet"
+        else f.read_bytes()
+        for name, f in files.items()
+        if name not in (".lock", "journal.jsonl")
+    }
 
 
 def documents(out: Path) -> dict[str, bytes]:
