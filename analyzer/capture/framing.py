@@ -103,8 +103,8 @@ def read_records(windows: Windows, info: CaptureInfo) -> Iterator[Records]:
     if not windows.advance(windows.end):
         _report_end(windows, info, "the file is empty: no capture in it")
         return
-    head = windows.buffer[windows.start : windows.start + 12].tobytes()
-    if windows.end - windows.start >= 12 and head[:4] == b"\n\r\r\n":
+    head = windows.head(12)
+    if len(head) == 12 and head[:4] == b"\n\r\r\n":
         yield from _Pcapng(windows, info).records()
     elif len(head) >= 4 and struct.unpack_from("<I", head)[0] in PCAP_MAGICS:
         yield from _Pcap(windows, info).records()
@@ -141,10 +141,10 @@ class _Pcap:
 
     def records(self) -> Iterator[Records]:
         windows, info = self.windows, self.info
-        head = windows.buffer[windows.start : windows.start + 24].tobytes()
+        head = windows.head(24)
         order, self.fraction_ns, self.header_bytes, info.format = PCAP_MAGICS[struct.unpack_from("<I", head)[0]]
         self.order = order
-        if windows.end - windows.start < 24:
+        if len(head) < 24:
             _report_end(windows, info, f"cut off in the file header: {len(head)} of 24 bytes")
             return
         snaplen, link_type = struct.unpack_from(order + "II", head, 16)

@@ -67,6 +67,10 @@ class Windows:
         """Offset in the stream of the first byte after the window."""
         return self.end + self.base
 
+    def head(self, size: int) -> bytes:
+        """The first bytes of the window, fewer where it is shorter: what lies behind its end is left from before."""
+        return self.buffer[self.start : min(self.start + size, self.end)].tobytes()
+
     def advance(self, position: int) -> bool:
         """Lets go of what lies before `position` (which may lie beyond the window) and reads on.
 

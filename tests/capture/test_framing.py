@@ -287,3 +287,33 @@ def test_magic_tells_captures(scratch: Path) -> None:
     assert not framing.is_capture(b"\n\r\r\n" + bytes(20))
     assert framing.is_capture(build.pcap([], order=">"))
     assert framing.is_capture(build.section(">"))
+
+
+class _Scribbler:
+    """A stream that uses more of the buffer than it fills, as `readinto` may."""
+
+    def __init__(self, data: bytes, behind: bytes) -> None:
+        self.data, self.behind = data, behind
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        got = len(self.data)
+        both = self.data + self.behind
+        if got:
+            buffer[: len(both)] = both
+        self.data = b""
+        return got
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("kept", range(1, 24))
+@pytest.mark.parametrize("whole", [build.pcap([]), build.section()[:24]], ids=["pcap", "pcapng"])
+def test_bytes_behind_the_end_of_the_file_are_not_its_header(kept: int, whole: bytes) -> None:
+    """Buffers are used again: a short file is judged by its own bytes only."""
+    info = CaptureInfo(0, "short")
+    stream = _Scribbler(whole[:kept], whole[kept:])
+    assert sum(map(len, framing.read_records(windows.Windows(stream), info))) == 0
+    bare = CaptureInfo(0, "short")
+    assert sum(map(len, framing.read_records(windows.Windows(_Scribbler(whole[:kept], bytes(24))), bare))) == 0
+    assert info.problems == bare.problems
+    assert not info.complete
