@@ -18,7 +18,7 @@ import numpy as np
 
 from . import case as c
 from . import keylog, maillog
-from .capture.packets import CaptureInfo, IcmpError, address_text
+from .capture.packets import Batch, CaptureInfo, IcmpError, address_text
 from .capture.reading import ReadOptions, read
 from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
@@ -62,9 +62,7 @@ def analyze(
 ) -> c.Case:
     """One case out of the captures. Never raises for what a capture holds; RuleError for a rule file."""
     options = options or Options()
-    log_zone = maillog.zone(options.log_timezone)
-    if options.keylog:
-        keylog.check(options.keylog)
+    check(options)
     pack = load(options.rules)
     with _without_cycle_collector():
         shares = _shares(captures, options)
@@ -76,10 +74,54 @@ def analyze(
     if options.keylog:
         keylog.read_inside(case, options.keylog)
         case.summary = summarize(case)
+    return _completed(case, options)
+
+
+def check(options: Options) -> None:
+    """Says before the work that some option cannot be used. UsageError or ToolError."""
+    maillog.zone(options.log_timezone)
+    if options.keylog:
+        keylog.check(options.keylog)
+
+
+def _completed(case: c.Case, options: Options) -> c.Case:
+    """With what is told of a case that has been judged."""
     case.what_if = what_if(case)
     if options.maillog:
-        maillog.join(case, options.maillog, log_zone)
+        maillog.join(case, options.maillog, maillog.zone(options.log_timezone))
     return case
+
+
+class Incident:
+    """A case under way: packets in as they come, its verdict at the end.
+
+    What the verdict would be now is asked of a copy (a forked process is one): asking is the end.
+    """
+
+    def __init__(self, options: Options) -> None:
+        check(options)
+        self._options = options
+        self._pack = load(options.rules)
+        self._run = _Analysis(options)
+        self.captures = self._run.captures
+        self.reading = _reading(options)
+
+    def take(self, batch: Batch) -> None:
+        """The next packets, of the last one of `captures`."""
+        self._run.take_batch(batch)
+
+    def interrupt(self) -> None:
+        """Something is there that was not read."""
+        self._run.interrupted = True
+
+    def case(self) -> c.Case:
+        """The case as it stands; connections that are open are judged with what was seen of them."""
+        self._run.finish()
+        return _completed(_Verdict(self._run, self._pack).case(), self._options)
+
+
+def _reading(options: Options) -> ReadOptions:
+    return ReadOptions(ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine)
 
 
 def _read_all(
@@ -87,29 +129,14 @@ def _read_all(
 ) -> _Analysis:
     """Read the captures to their end. One of several shares takes the connections between its own pairs of hosts."""
     run = _Analysis(options, next_key=1 + share * _KEYS_OF_A_SHARE)
-    reading = ReadOptions(
-        ports=options.ports, all_tcp=options.all_tcp, max_bytes=options.max_bytes, engine=options.engine
-    )
     try:
-        for batch in read(captures, reading, run.captures):
-            run.take_icmp(batch.icmp)
-            if batch.last_time_ns is not None:
-                run.clock_ns = max(run.clock_ns, batch.last_time_ns)
-            run.counts.update(batch.counts)
-            if batch.tcp_ports is not None:
-                run.count_services(batch.tcp_ports)
-            packets = batch.packets
-            if shares > 1:
-                packets = packets[pair_hash(packets) % shares == share]
-            run.take(run.points.tracker().add(packets, batch.last_time_ns))
+        for batch in read(captures, _reading(options), run.captures):
+            run.take_batch(batch, share, shares)
             if progress:
                 progress(run.counts["frames"])
     except KeyboardInterrupt:
         run.interrupted = True
-    for tracker in run.points.trackers:
-        run.take(tracker.finish())
-        if tracker.let_go:
-            run.counts["let_go"] += tracker.let_go
+    run.finish()
     return run
 
 
@@ -352,6 +379,26 @@ class _Analysis:
     def count_services(self, tcp_ports: Any) -> None:
         for port in tcp_ports.nonzero()[0].tolist():
             self.services[port] += int(tcp_ports[port])
+
+    def take_batch(self, batch: Batch, share: int = 0, shares: int = 1) -> None:
+        """The next packets of the captures; connections that are over by now are judged and let go."""
+        self.take_icmp(batch.icmp)
+        if batch.last_time_ns is not None:
+            self.clock_ns = max(self.clock_ns, batch.last_time_ns)
+        self.counts.update(batch.counts)
+        if batch.tcp_ports is not None:
+            self.count_services(batch.tcp_ports)
+        packets = batch.packets
+        if shares > 1:
+            packets = packets[pair_hash(packets) % shares == share]
+        self.take(self.points.tracker().add(packets, batch.last_time_ns))
+
+    def finish(self) -> None:
+        """Judge what is still open; nothing can be taken after it."""
+        for tracker in self.points.trackers:
+            self.take(tracker.finish())
+            if tracker.let_go:
+                self.counts["let_go"] += tracker.let_go
 
     def take(self, group: Group) -> None:
         """Judge the connections that are over."""

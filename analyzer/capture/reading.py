@@ -45,7 +45,7 @@ def read(
     for source in in_time_order(expand(paths, skipped)):
         info = CaptureInfo(id=len(captures) + 1, path=source.name)
         captures.append(info)
-        yield from _read_source(source, info, wanted, options)
+        yield from read_source(source, info, wanted, options)
 
 
 def in_time_order(sources: list[Source]) -> list[Source]:
@@ -89,7 +89,8 @@ class _Memory:
         pass
 
 
-def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: ReadOptions) -> Iterator[Batch]:
+def read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: ReadOptions) -> Iterator[Batch]:
+    """One capture, from its first byte to its last."""
     if source.error is not None:
         framing.problem(info, source.error)
         return
@@ -113,7 +114,7 @@ def _read_source(source: Source, info: CaptureInfo, wanted: Wanted, options: Rea
         max_bytes=options.max_bytes,
     )
     try:
-        yield from _decode(windows, info, wanted, options)
+        yield from decode(windows, info, wanted, options)
     finally:
         windows.close()
     info.bytes = windows.offset
@@ -165,7 +166,8 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _decode(windows: Windows, info: CaptureInfo, wanted: Wanted, options: ReadOptions) -> Iterator[Batch]:
+def decode(windows: Windows, info: CaptureInfo, wanted: Wanted, options: ReadOptions) -> Iterator[Batch]:
+    """A batch per window, for a pcap or pcapng."""
     engine = _Engine(wanted, info, options.engine)
     window: list[framing.Records] = []
     unknown: dict[int, int] = {}
