@@ -156,7 +156,7 @@ class Sighting:
     cut: dict[int, int] = field(default_factory=dict)  # size -> how many lost ones came again in smaller packets
     sent_segments: int = 0
     lost_segments: int = 0
-    lost_joined: int = 0  # of these: offloaded frames, which leave as full packets
+    lost_joined: int = 0  # of these: frames that the ledger of sizes leaves out, since offload may have joined them
     delayed_s: float = 0.0  # longest time from first send to acknowledgment, of resent bytes
     ack_past_hole: int = 0  # bytes that were acknowledged and are not in the capture
     sack_outside: int = 0
@@ -428,7 +428,7 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
         sighting.delayed_s = max((s for _, s in late), default=0.0)
         return
     sighting.lost_segments = max(int(superseded.sum()) - spurious, 0)
-    sighting.lost_joined = int((superseded & d.offloaded[rows]).sum())
+    sighting.lost_joined = int((superseded & ~whole).sum())
     sighting.cut = _came_smaller(d, rows, superseded & whole)
     times, top = _acked_times(d)
     for row in rows[superseded].tolist():
