@@ -10,7 +10,8 @@ bytes are missing, TCP's acknowledgements do (`StreamView.peer_at`):
     body.py       where a mail ends         tls.py       what encryption lets through
 
 A gap never ends the reading. What lies in it is "not seen": a reply None, an end None, a note. Memory and time are
-linear in the captured bytes. Limits: `LINE_LIMIT`, `REPLY_LINES_LIMIT`.
+linear in the captured bytes. Limits: `LINE_LIMIT`, `REPLY_LINES_LIMIT`, `COMMANDS_LIMIT`,
+`REPLIES_LIMIT`, `TEXT_LIMIT`.
 
 The content of mails is not kept, nor are AUTH exchanges, nor the arguments of commands that carry nothing needed here
 (see grammar.py).
@@ -27,7 +28,7 @@ from __future__ import annotations
 from . import grammar
 from .body import Body, BodySearch, End
 from .lines import LINE_LIMIT, Cursor, Line, StreamView
-from .pairing import AUTH_VERBS, Pairing
+from .pairing import AUTH_VERBS, TEXT_LIMIT, Pairing
 from .record import Command, Dialogue, Mail
 from .replies import REPLY_LINES_LIMIT, Reply
 from .states import BODY, CONNECT, Expect, Machine, MailShape
@@ -43,6 +44,11 @@ _STARTTLS = ("STARTTLS", "X-ANONYMOUSTLS")
 # So many bytes of one flight without any command are a mail: one full Ethernet segment. (With a small snap length
 # there are no whole lines to go by.)
 _SURELY_MAIL_BYTES = 1448
+
+
+# The most commands of one dialogue: a few objects of 100 bytes each. Bulk mailers send some thousand mails in a connection,
+# of four commands each.
+COMMANDS_LIMIT = 100_000
 
 
 def read_dialogue(client: StreamView, server: StreamView, *, from_start: bool) -> Dialogue:
@@ -66,13 +72,22 @@ class _Reading:
         self.lost = not from_start  # the client's next bytes may be anything
         self.strange_from = 0  # where the bytes began that hold no command, and what the client had heard by then
         self.strange_heard: int | None = None
+        self.text_bytes = 0  # of arguments
 
     def run(self) -> Dialogue:
         self.pairing.feed_due()
-        while self.client_step():
+        while not self.is_full() and self.client_step():
             self.pairing.feed_due()
-        self.pairing.feed_rest()
+        if not self.is_full():
+            self.pairing.feed_rest()
+        if self.is_full():
+            self.machine.leave_off()
+            self.pass_over("more was said than is kept of one connection; what came behind that was not read")
         return self.finish()
+
+    def is_full(self) -> bool:
+        """More was said than a dialogue may hold."""
+        return len(self.out.commands) >= COMMANDS_LIMIT or self.text_bytes >= TEXT_LIMIT or self.pairing.is_full
 
     # ------------------------------------------------------------ the client's side
 
@@ -148,6 +163,7 @@ class _Reading:
 
     def add_command(self, line: Line, said: grammar.Command) -> None:
         self.out.commands.append(Command(said.verb, said.argument, line.start, line.end))
+        self.text_bytes += len(said.argument)
         chunk = grammar.chunk(said.argument) if said.verb == "BDAT" else None
         if chunk is None:
             self.machine.command(said.verb)

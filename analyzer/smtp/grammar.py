@@ -18,8 +18,9 @@ from typing import NamedTuple
 #                   vrfy = "VRFY" SP String CRLF   expn = "EXPN" SP String CRLF
 #                   help = "HELP" [ SP String ] CRLF   noop = "NOOP" [ SP String ] CRLF
 # RFC 5321 2.4:     verbs are not case sensitive.
-# In practice servers accept blanks before the line's end, and a tab for the SP.
-_COMMAND = re.compile(rb"([A-Za-z][A-Za-z0-9-]*)(?:[ \t]+(.*?))?[ \t]*\Z", re.DOTALL)
+# In practice servers accept blanks before the line's end, and a tab for the SP. (The blanks are taken off before: a
+# pattern that looked for them would try each place in a line of blanks.)
+_COMMAND = re.compile(rb"([A-Za-z][A-Za-z0-9-]*)(?:[ \t]+(.*))?\Z", re.DOTALL)
 
 # The verbs that are kept by name. The name of any other verb is not kept: when the server's half of an AUTH exchange
 # is missing, a password in base64 stands where a verb would.
@@ -60,7 +61,7 @@ class Command(NamedTuple):
 
 def command(line: bytes) -> Command:
     """A client's line in the place of a command."""
-    found = _COMMAND.match(line)
+    found = _COMMAND.match(line.rstrip(b" \t"))
     if not found:
         return Command(UNKNOWN, "")
     verb = found[1].decode("ascii").upper()

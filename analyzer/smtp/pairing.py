@@ -33,6 +33,11 @@ _WAITED = ("EHLO", "HELO", "LHLO", "STARTTLS", "DATA", *AUTH_VERBS)
 # commands are MAIL, some RCPT, DATA.
 _ALIGN_LIMIT = 32
 
+# The most replies of one dialogue: one for each command, in LMTP two for each recipient. And the most bytes that are kept
+# of their texts (the same holds for those of the commands): a reply may have a thousand long lines.
+REPLIES_LIMIT = 200_000
+TEXT_LIMIT = 16 << 20
+
 
 class Pairing:
     """Feeds the machine with the server's replies. `client` and `bodies` are the reading's own, and move on meanwhile."""
@@ -56,10 +61,17 @@ class Pairing:
         self.client_gap: int | None = None  # where the last gap among the client's commands began
         self.hidden_body = False  # a 354 to a DATA that was not seen: its mail begins at `body_from`
         self.body_from: int | None = None
+        self.text_bytes = 0  # of the replies that were fed
         self.first_greeting: Reply | None = None  # of a connection whose beginning was not seen
 
+    @property
+    def is_full(self) -> bool:
+        return len(self.out.replies) >= REPLIES_LIMIT or self.text_bytes >= TEXT_LIMIT
+
     def peek(self) -> Read | None:
-        """The next reply that was not fed yet."""
+        """The next reply that was not fed yet; None as well when no more may be kept."""
+        if self.is_full:
+            return None
         return self.ahead[0] if self.ahead or self.read_ahead() else None
 
     def final(self) -> Final | None:
@@ -126,6 +138,7 @@ class Pairing:
         if (request and request.verb in AUTH_VERBS) or reply.code == 334:
             reply.lines = tuple(grammar.status_only(line) for line in reply.lines)
         out.replies.append(reply)
+        self.text_bytes += sum(map(len, reply.lines))
         machine.reply(reply.code, asked=asked)
         if request and machine.shape.expect is Expect.TLS:
             self.begin_tls("starttls", self.client.pos, reply.end)

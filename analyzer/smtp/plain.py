@@ -21,7 +21,8 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from . import grammar
-from .dialogue import Command, Dialogue
+from .dialogue import COMMANDS_LIMIT, Command, Dialogue
+from .pairing import TEXT_LIMIT
 from .replies import Reply
 from .states import BODY, Machine, Shape
 from .terminator import TERMINATOR
@@ -196,6 +197,8 @@ class _Reading:
                 base = pos = body.terminator_end
                 data = b""
         if self.at < len(self.text) and tls_start is None:
+            raise Odd
+        if len(commands) >= COMMANDS_LIMIT or len(self.text) >= TEXT_LIMIT:
             raise Odd
         shape, dialogue = _understood(tuple(tokens), greeting, hellos)
         return Plain(dialogue, shape, commands, replies, bodies, hello_reply, tls_start)

@@ -178,6 +178,13 @@ class Machine:
         """The reply to the oldest request was not seen."""
         self._pending.popleft()
 
+    def leave_off(self) -> None:
+        """More was said than will be told: what is under way, or waits for a reply, has no end here and is left out."""
+        open_ends = {id(request.mail) for request in self._pending} | {id(self._mail)}
+        self.shape.mails = [mail for mail in self.shape.mails if id(mail) not in open_ends]
+        self._pending.clear()
+        self._mail = None
+
     # ------------------------------------------------------------ the client's side
 
     def command(self, verb: str) -> int:

@@ -119,6 +119,33 @@ def pipelined_commands(n: int) -> Iterator[bytes]:
     yield from talk.say("s", b"250 ok\r\n" * n)
 
 
+def unasked_replies(n: int) -> Iterator[bytes]:
+    """n replies that nobody asked for."""
+    talk = Talk()
+    yield from talk.opening()
+    yield from talk.say("s", b"250 ok\r\n" * n)
+    yield from talk.say("c", b"QUIT\r\n")
+
+
+def wordy_replies(n: int) -> Iterator[bytes]:
+    """n commands, each answered by 200 lines of 500 bytes."""
+    talk = Talk()
+    yield from talk.opening()
+    reply = b"".join(b"250-" + b"%07d " % i * 62 + b"\r\n" for i in range(199)) + b"250 ok\r\n"
+    for _ in range(n):
+        yield from talk.say("c", b"NOOP\r\n")
+        yield from talk.say("s", reply)
+
+
+def blank_lines(n: int) -> Iterator[bytes]:
+    """n command lines, and as many replies, that are all but a few letters blanks: what makes patterns try again."""
+    talk = Talk()
+    yield from talk.opening()
+    for start in (b"NOOP a", b"MAIL FROM:<a", b"RCPT TO :", b"BDAT 1", b"AUTH PLAIN", b"") * (n // 6):
+        yield from talk.say("c", start + b" " * 12000 + b"b\r\n")
+        yield from talk.say("s", b"500 a" + b"\t" * 12000 + b"b\r\n")
+
+
 def recipients(n: int) -> Iterator[bytes]:
     """A mail for n recipients."""
     talk = Talk()
@@ -382,6 +409,9 @@ SCENES = {
         Scene("open-connections", open_connections, 1_000_000, 3000),
         Scene("commands", commands, 1_000_000, 3000),
         Scene("pipelined-commands", pipelined_commands, 1_000_000, 5000),
+        Scene("unasked-replies", unasked_replies, 1_000_000, 5000),
+        Scene("wordy-replies", wordy_replies, 1000, 20),
+        Scene("blank-lines", blank_lines, 4000, 60),
         Scene("recipients", recipients, 300_000, 3000),
         Scene("mails", mails, 100_000, 500),
         Scene("endless-line", endless_line, 100 << 20, 1 << 20),

@@ -13,6 +13,7 @@ from analyzer import analysis
 from analyzer.capture import reading
 from analyzer.report import json as document
 from analyzer.report import text
+from analyzer.smtp import dialogue, pairing, plain
 from analyzer.tcp import connections
 
 from .hostile import SCENES, Scene
@@ -89,6 +90,26 @@ def test_what_is_left_out_is_said(tmp_path: Path, scene: str, n: int, said: str)
     SCENES[scene].write(tmp_path / "x.pcap", n)
     case = analysis.analyze([str(tmp_path / "x.pcap")])
     assert said in " ".join([*case.limits, *case.captures[0].problems])
+
+
+@pytest.mark.parametrize(
+    "scene", ["commands", "pipelined-commands", "unasked-replies", "wordy-replies", "mails", "recipients"]
+)
+def test_of_a_dialogue_without_end_the_beginning_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: str
+) -> None:
+    """So much is kept of one connection and no more; that it was more is said, and nobody is blamed for the rest."""
+    for name, limit in (("COMMANDS_LIMIT", 100), ("TEXT_LIMIT", 1 << 20)):
+        monkeypatch.setattr(dialogue, name, limit)
+        monkeypatch.setattr(plain, name, limit)
+    monkeypatch.setattr(pairing, "REPLIES_LIMIT", 200)
+    monkeypatch.setattr(pairing, "TEXT_LIMIT", 1 << 20)
+    SCENES[scene].write(tmp_path / "x.pcap", 60 if scene == "wordy-replies" else 500)
+    case = analysis.analyze([str(tmp_path / "x.pcap")])
+    assert "more was said than is kept of one connection" in " ".join(case.limits)
+    assert not case.findings
+    assert all(mail.outcome == "delivered" for mail in case.messages)
+    assert scene != "mails" or 20 < len(case.messages) < 50
 
 
 def test_connections_let_go_for_want_of_memory_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
