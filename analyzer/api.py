@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .analysis import Options
+    from .follow import Change
     from .report import pcapng
     from .tcp.delivery import Trace
     from .verify import Verification
@@ -60,6 +61,32 @@ def analyze(
     chosen = make_options(analysis.Options, options)
     case = Case(analysis.analyze([os.fspath(path) for path in paths], chosen, progress), chosen)
     return case.redacted(redact_key) if redact or redact_key is not None else case
+
+
+def follow(
+    place: PathLike,
+    tell: Callable[[Change], None],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    redact: bool = False,
+    redact_key: PathLike | None = None,
+    **options: Any,
+) -> Case:
+    """The case of a capture that is still being written: a file, the folder or glob of a ring of files, `-` for stdin.
+
+    `tell` gets each finding once when it can be proven, and again when it is worse, surer, or refuted (`Change.kind`:
+    new, changed, gone). `stop` is asked several times a second; when it says so the case is closed. The options are
+    those of `analyze`.
+    """
+    from . import analysis, follow
+    from .report import redact as pseudonyms
+
+    chosen = make_options(analysis.Options, options)
+    key = pseudonyms.read_key(Path(redact_key)) if redact_key is not None else pseudonyms.new_key() if redact else None
+    if key is None:
+        return Case(follow.follow(os.fspath(place), chosen, tell, stop), chosen)
+    found = follow.follow(os.fspath(place), chosen, tell, stop, lambda case: pseudonyms.redact(case, key))
+    return Case(pseudonyms.redact(found, key), chosen, found=found)
 
 
 def make_options(kind: type[Options], given: dict[str, Any]) -> Options:
@@ -189,6 +216,13 @@ class Case:
 
         return frames.packets(self.trace(connection))
 
+    @property
+    def can_read_again(self) -> bool:
+        """False after reading stdin, and when a ring of files has turned since: its packets are gone."""
+        paths = [capture.path for capture in self._found.captures]
+        gone = any(path == "-" or not ("://" in path or os.path.exists(path)) for path in paths)
+        return not gone and len(set(paths)) == len(paths)
+
     def trace(self, connection: int) -> Trace:
         """Both directions of one connection with the fate of every segment, read again from the captures."""
         return self.traces([connection])[connection]
@@ -203,6 +237,8 @@ class Case:
 
         if any(capture.path == "-" for capture in self._found.captures):
             raise UsageError("a capture that came through stdin cannot be read again: name a file")
+        if not self.can_read_again:
+            raise CaptureError("the captures are not all there any more, so their packets cannot be read again")
         try:
             traces = analysis.traces(self._found, connections)
         except KeyError as error:
@@ -220,8 +256,8 @@ class Case:
 
     @cached_property
     def proving_traces(self) -> dict[int, Trace]:
-        """For each cause the connection that shows it best: the first in its evidence. None after reading stdin."""
-        if any(capture.path == "-" for capture in self._found.captures):
+        """For each cause the connection that shows it best: the first in its evidence. None where packets are gone."""
+        if not self.can_read_again:
             return {}
         shown = [
             next(

@@ -84,7 +84,10 @@ def analyze(args: argparse.Namespace) -> int:
     if args.plots and "-" in args.captures:
         raise UsageError("--plots reads packets again, which stdin does not allow; name a file instead of -")
     known = api.fingerprints(args.baseline) if args.baseline else frozenset()
-    case = _analysed(args, redact=args.redact, redact_key=args.redact_key)
+    case = (_followed if args.follow else _analysed)(args, redact=args.redact, redact_key=args.redact_key)
+    if args.follow and (args.html or args.plots) and not case.can_read_again:
+        _tell("warning", "the packets are not all there any more: there are no plots")
+        args.plots = None
     gc.freeze()  # the case lives until the process ends: looking for garbage in it, again and again, costs a tenth
     counted = case.counting(args.fail_on, args.min_confidence, known) if args.fail_on else None
     settings: dict[str, dict[str, Any]] = {"junit": {"counting": counted}, "sarif": {"baseline": known or None}}
@@ -97,6 +100,10 @@ def analyze(args: argparse.Namespace) -> int:
     if args.parquet:
         case.to_parquet(args.parquet)
     if args.plots:
+        if name == "json" and args.follow:  # the last one of the lines
+            import json
+
+            document = json.dumps(json.loads(document)) + "\n"
         case.plot.save(args.plots)
     if "-" not in wanted.values() and any(capture.frames or capture.complete for capture in case.data.captures):
         _write(case.to_text(**_style(args)), "-")
@@ -231,6 +238,11 @@ def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, *
 
 
 def rules_list(args: argparse.Namespace) -> int:
+    _tell_troubles(case)
+    return case
+
+
+def _tell_troubles(case: Case) -> None:
     """The rules, one a line."""
     from .detect import rule as rules
 
@@ -238,7 +250,65 @@ def rules_list(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _followed(args: argparse.Namespace, **settings: Any) -> Case:
+    """The case of a capture that grows, with each change told on the way; Control-C closes it."""
+    from . import api
+    from . import follow as running
+
+    if len(args.captures) > 1:
+        raise UsageError("--follow takes one place: a file, a folder, a glob in quotes, or - (stdin)")
+    documents = [name for name in DOCUMENTS if getattr(args, name) == "-"]
+
+    def tell(change: running.Change) -> None:
+        if documents == ["json"]:
+            _write(running.line(change), "-")
+        elif documents:
+            print(running.text(change), end="", file=sys.stderr, flush=True)
+        else:
+            _write(running.text(change), "-")
+
+    if not args.quiet:
+        _tell("note", f"following {args.captures[0]}; Control-C ends it with the report")
+    given = {name: getattr(args, name) for name in GIVEN if name in args}
+    with _closing_signals() as asked:
+        case = api.follow(
+            args.captures[0],
+            tell,
+            stop=lambda: bool(asked),
+            **settings,
+            **{name: value for name, value in given.items() if value},
+        )
+    _tell_troubles(case)
+    if not documents and case.data.findings:
+        _write("\n", "-")
+
+
 def rules_show(args: argparse.Namespace) -> int:
+@contextmanager
+def _closing_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM end up in the list; a second one does what it always does."""
+    import signal
+
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        asked.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        restore()
+
+
     """A rule's documentation, made from its file."""
     from .detect import rule as rules
     from .report import rule_page
@@ -374,6 +444,11 @@ def _add_analyze(commands: Any) -> None:
         "--maillog",
         metavar="FILE",
         action="append",
+    what.add_argument(
+        "--follow",
+        action="store_true",
+        help="a file, folder or pipe that is still being written: findings as they can be proven, the report on Control-C",
+    )
         help="a log of the mailer on either side (Postfix, Exim, sendmail, Microsoft; may be compressed); may be repeated",
     )
     what.add_argument(

@@ -125,6 +125,8 @@ def _report_end(windows: Windows, info: CaptureInfo, cut_off: str | None) -> Non
         problem(info, f"reading failed at byte {windows.offset}: {_reason(windows.error)}")
     elif windows.limit_reached:
         problem(info, f"only the first {windows.offset} bytes were read (--max-bytes)")
+    elif cut_off is not None and windows.goes_on:
+        info.problems.append(f"it was still being written: {cut_off}")
     elif cut_off is not None:
         problem(info, cut_off)
 

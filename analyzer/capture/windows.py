@@ -58,6 +58,7 @@ class Windows:
         self._exhausted = False
         self.error: Exception | None = None  # why reading ended before the end of the stream
         self.limit_reached = False  # there is more than max_bytes
+        self.goes_on = False  # it was still being written when reading was stopped
         self.start = self.end = HEADROOM_BYTES
         self.base = -HEADROOM_BYTES
         self.buffer: Bytes = np.empty(HEADROOM_BYTES + PADDING_BYTES, np.uint8)
