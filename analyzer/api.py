@@ -296,11 +296,15 @@ class Case:
         with files.written(path, shared=self.is_redacted) as out:
             out.writelines(line.encode() for line in json.lines(self.data))
 
-    def to_html(self, path: PathLike | None = None, *, plots: bool = True) -> str:
-        """The report as one HTML file that loads nothing from anywhere; with the plots that prove the causes."""
+    def to_html(self, path: PathLike | None = None, *, plots: bool = True, tables: str | None = None) -> str:
+        """The report as one HTML file that loads nothing from anywhere; with the plots that prove the causes.
+
+        `tables`: the folder of `to_parquet` as seen from the page, to which it links where it leaves rows out.
+        """
         from .report import html as page
 
-        return self._saved(page.render(self.data, traces=self.proving_traces if plots else None, plots=plots), path)
+        traces = self.proving_traces if plots else None
+        return self._saved(page.render(self.data, traces=traces, plots=plots, tables=tables), path)
 
     def to_markdown(self, path: PathLike | None = None) -> str:
         """The report as Markdown, for an issue or a mail."""

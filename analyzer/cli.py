@@ -90,24 +90,33 @@ def analyze(args: argparse.Namespace) -> int:
         args.plots = None
     gc.freeze()  # the case lives until the process ends: looking for garbage in it, again and again, costs a tenth
     counted = case.counting(args.fail_on, args.min_confidence, known) if args.fail_on else None
-    settings: dict[str, dict[str, Any]] = {"junit": {"counting": counted}, "sarif": {"baseline": known or None}}
+    settings: dict[str, dict[str, Any]] = {
+        "html": {"tables": _from_page(args.parquet, args.html) if args.parquet and args.html else None},
+        "junit": {"counting": counted},
+        "sarif": {"baseline": known or None},
+    }
     for name, target in wanted.items():
         if name == "json" and target != "-":
             case.save_json(target)
             continue
         document: str = getattr(case, f"to_{name}")(**settings.get(name, {}))
-        _write(document, target, shared=case.is_redacted)
-    if args.parquet:
-        case.to_parquet(args.parquet)
-    if args.plots:
         if name == "json" and args.follow:  # the last one of the lines
             import json
 
             document = json.dumps(json.loads(document)) + "\n"
+        _write(document, target, shared=case.is_redacted)
+    if args.parquet:
+        case.to_parquet(args.parquet)
+    if args.plots:
         case.plot.save(args.plots)
     if "-" not in wanted.values() and any(capture.frames or capture.complete for capture in case.data.captures):
         _write(case.to_text(**_style(args)), "-")
     return _status(case, counts=bool(counted))
+
+
+def _from_page(folder: str, page: str) -> str:
+    """The folder as a link in the page names it; a page on stdout is thought to be in the working folder."""
+    return Path(os.path.relpath(folder, "." if page == "-" else os.path.dirname(page) or ".")).as_posix()
 
 
 def annotate(args: argparse.Namespace) -> int:
@@ -229,25 +238,16 @@ def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, *
             **settings,
             **{"jobs": 0} | {name: value for name, value in given.items() if value},
         )
-    for capture in case.data.captures:
-        for problem in capture.problems:
-            _tell("warning" if capture.complete else "error", f"{capture.path}: {problem}")
-    if case.data.interrupted:
-        _tell("error", "interrupted; what follows is what was read until then")
-    return case
-
-
-def rules_list(args: argparse.Namespace) -> int:
     _tell_troubles(case)
     return case
 
 
 def _tell_troubles(case: Case) -> None:
-    """The rules, one a line."""
-    from .detect import rule as rules
-
-    _write("".join(f"{rule.id:26} {rule.role:12} {rule.title}\n" for rule in rules.load(args.rules or ())), "-")
-    return DONE
+    for capture in case.data.captures:
+        for problem in capture.problems:
+            _tell("warning" if capture.complete else "error", f"{capture.path}: {problem}")
+    if case.data.interrupted:
+        _tell("error", "interrupted; what follows is what was read until then")
 
 
 def _followed(args: argparse.Namespace, **settings: Any) -> Case:
@@ -281,9 +281,9 @@ def _followed(args: argparse.Namespace, **settings: Any) -> Case:
     _tell_troubles(case)
     if not documents and case.data.findings:
         _write("\n", "-")
+    return case
 
 
-def rules_show(args: argparse.Namespace) -> int:
 @contextmanager
 def _closing_signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM end up in the list; a second one does what it always does."""
@@ -309,6 +309,15 @@ def _closing_signals() -> Iterator[list[int]]:
         restore()
 
 
+def rules_list(args: argparse.Namespace) -> int:
+    """The rules, one a line."""
+    from .detect import rule as rules
+
+    _write("".join(f"{rule.id:26} {rule.role:12} {rule.title}\n" for rule in rules.load(args.rules or ())), "-")
+    return DONE
+
+
+def rules_show(args: argparse.Namespace) -> int:
     """A rule's documentation, made from its file."""
     from .detect import rule as rules
     from .report import rule_page
@@ -436,6 +445,11 @@ def _add_analyze(commands: Any) -> None:
     output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
     what = _add_reading(command)
     what.add_argument(
+        "--follow",
+        action="store_true",
+        help="a file, folder or pipe that is still being written: findings as they can be proven, the report on Control-C",
+    )
+    what.add_argument(
         "--keylog",
         metavar="FILE",
         help="secrets of TLS sessions (SSLKEYLOGFILE); what is inside is read through tshark",
@@ -444,11 +458,6 @@ def _add_analyze(commands: Any) -> None:
         "--maillog",
         metavar="FILE",
         action="append",
-    what.add_argument(
-        "--follow",
-        action="store_true",
-        help="a file, folder or pipe that is still being written: findings as they can be proven, the report on Control-C",
-    )
         help="a log of the mailer on either side (Postfix, Exim, sendmail, Microsoft; may be compressed); may be repeated",
     )
     what.add_argument(

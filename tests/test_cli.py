@@ -426,6 +426,16 @@ def test_every_document_is_written(written: tuple[Path, str]) -> None:
     assert (folder / "parquet" / "findings.parquet").exists()
 
 
+@pytest.mark.parametrize(
+    ("folder", "page", "link"),
+    [("out/tables", "out/report.html", "tables"), ("tables", "report.html", "tables"), ("/a/tables", "/a/b/x.html", "../tables"),
+     ("tables/", "-", "tables")],
+)  # fmt: skip
+def test_the_page_finds_the_parquet_files_from_where_it_lies(folder: str, page: str, link: str) -> None:
+    """The link is relative: page and tables may be moved together."""
+    assert cli._from_page(folder, page) == link
+
+
 def test_redacted_means_everywhere(written: tuple[Path, str], samples: Path) -> None:
     """With --redact no output holds an address, a host name or a file name of the capture."""
     folder, text = written

@@ -55,8 +55,3 @@ def markdown_code(text: str) -> str:
     fence = "`" * (max((len(run) for run in re.findall("`+", safe)), default=0) + 1)
     pad = " " if safe[:1] in "` " or safe[-1:] in "` " or not safe else ""
     return f"{fence}{pad}{safe}{pad}{fence}"
-
-
-def spreadsheet(text: str) -> str:
-    """For a cell of a CSV file: what a spreadsheet would run as a formula gets an apostrophe in front (OWASP's advice)."""
-    return "'" + visible(text) if text[:1] in ("=", "+", "-", "@", "\t", "\r") else visible(text)

@@ -16,6 +16,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from ..case import SEVERITIES, Case, Evidence, Finding, Message
 from ..whatif import told
@@ -38,12 +39,18 @@ _IMAGE = "data:image/svg+xml;base64,"
 MAP_ROWS = 16  # more hosts than this are no picture any more; those with trouble come first
 
 
-def render(case: Case, *, traces: Mapping[int, Trace] | None = None, plots: bool = True) -> str:
-    """The page. `traces` (by connection id) are what the time-sequence graphs are drawn from; `plots` = False: no pictures."""
+def render(
+    case: Case, *, traces: Mapping[int, Trace] | None = None, plots: bool = True, tables: str | None = None
+) -> str:
+    """The page. `traces` (by connection id) are what the time-sequence graphs are drawn from; `plots` = False: no pictures.
+
+    `tables` is the folder of the Parquet files as seen from the page: where rows are left out, it links to them.
+    """
     from markupsafe import Markup
 
     style, script = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     findings = [f for f in wording.ordered(case.findings) if f.explained_by is None and f.severity != "info"]
+    repeats = wording.same_remedies(findings)
     connections, messages = _choose(case)
     return _template().render(
         case=case,
@@ -57,7 +64,7 @@ def render(case: Case, *, traces: Mapping[int, Trace] | None = None, plots: bool
         tiles=_tiles(case),
         map=_map(case),
         findings=[
-            _Told(f, case, _pictures(case, f, traces or {}, plots and n < MOST_ILLUSTRATED))
+            _Told(f, case, _pictures(case, f, traces or {}, plots and n < MOST_ILLUSTRATED), repeats.get(f.id))
             for n, f in enumerate(findings)
         ],
         explained=[f for f in wording.ordered(case.findings) if f.explained_by is not None],
@@ -67,6 +74,8 @@ def render(case: Case, *, traces: Mapping[int, Trace] | None = None, plots: bool
         listed={c.id for c in connections.rows},
         messages=messages,
         servers=_servers(case),
+        tables=None if tables is None else quote(tables.rstrip("/")),
+        what_if=wording.what_if(case),
         told=told,
         log_lines=[x for x in case.log if x.said not in ("info", "connect", "disconnect", "received")][:MOST_LOG_LINES],
         unread=[c for c in case.captures if c.problems or not c.complete],
@@ -83,6 +92,7 @@ def _template() -> Template:
     )
     environment.filters["paragraphs"] = paragraphs
     environment.filters["command"] = _command
+    environment.filters["foremost"] = wording.foremost
     return environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
 
 
@@ -184,8 +194,8 @@ def _timeline(case: Case) -> Picture:
 class _Told:
     """A finding with the sentences and numbers that the template needs."""
 
-    def __init__(self, finding: Finding, case: Case, pictures: list[Picture]) -> None:
-        self.finding, self.pictures = finding, pictures
+    def __init__(self, finding: Finding, case: Case, pictures: list[Picture], repeats: Finding | None) -> None:
+        self.finding, self.pictures, self.repeats = finding, pictures, repeats
         self.captures = len(case.captures)
         self.paths = [p for p in case.paths if p.id in finding.paths]
         self.logs = wording.logs(case, finding)

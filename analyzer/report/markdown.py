@@ -6,11 +6,13 @@ CommonMark with GitHub's tables. What a capture says can make no link, image, HT
 from __future__ import annotations
 
 from ..case import Case, Evidence, Finding, Remedy
+from ..whatif import told
 from . import wording
 from .escape import markdown, markdown_code, paragraphs
 
 MOST_EVIDENCE = 12
 MOST_SERVERS = 30  # a table that people still read
+MOST_PATHS = 5  # more broken paths have mostly the same answers
 
 
 def render(case: Case) -> str:
@@ -31,6 +33,8 @@ def render(case: Case) -> str:
     ]
     blocks += _section("Also seen", noted)
     blocks += _servers(case)
+    blocks += _what_if(case)
+    blocks += _section("The mail log beside the packets", [markdown(note) for note in case.log_notes])
     blocks += _section("What this capture can not tell", [markdown(limit) for limit in case.limits])
     unread = [markdown(p) for c in case.captures for p in c.problems]
     unread += [
@@ -100,6 +104,18 @@ def _remedy(remedy: Remedy) -> str:
     if remedy.check:
         lines.append(f"  Check: {markdown(remedy.check)}")
     return "  \n".join(lines)
+
+
+def _what_if(case: Case) -> list[str]:
+    """Which remedy would have let which mails through; paths alike are told once."""
+    blocks = []
+    for remedied in wording.what_if(case)[:MOST_PATHS]:
+        path = remedied.path
+        blocks.append(f"## What would have helped from {markdown(path.sender)} to {markdown(path.receiver)}")
+        blocks.append("\n".join(f"- **{answer.helps}**: {markdown(told(answer))}" for answer in remedied.answers))
+        if remedied.alike:
+            blocks.append(markdown(wording.alike(remedied)))
+    return blocks
 
 
 def _servers(case: Case) -> list[str]:

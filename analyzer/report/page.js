@@ -75,5 +75,9 @@
       setTimeout(() => { button.textContent = before; }, 1500);
     });
   }
+  // paper folds nothing out: what other systems need is printed as well
+  addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll("details.others")) folded.open = true;
+  });
   document.documentElement.dataset.ready = "yes";
 })();

@@ -7,7 +7,6 @@ systems other than Linux are left to the documents. Colour only guides the eye.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path as FilePath
@@ -62,9 +61,10 @@ def _full(console: Console, case: Case) -> None:
     for line in wording.headline(case):
         _write(console, line, indent=2, style="bold")
     findings = wording.ordered(case.findings)
-    for finding in findings:
-        if finding.explained_by is None and finding.severity != "info":
-            _finding(console, case, finding)
+    shown = [f for f in findings if f.explained_by is None and f.severity != "info"]
+    repeats = wording.same_remedies(shown)
+    for finding in shown:
+        _finding(console, case, finding, repeats.get(finding.id))
     explained = [f for f in findings if f.explained_by is not None]
     if explained:
         _heading(console, "Explained by the above")
@@ -80,16 +80,16 @@ def _full(console: Console, case: Case) -> None:
 
 def _what_if(console: Console, case: Case) -> None:
     """Which remedy would have let which mails through; paths alike are told once."""
-    paths = {p.id: p for p in case.paths}
-    for n, number in enumerate(dict.fromkeys(answer.path for answer in case.what_if)):
+    for n, remedied in enumerate(wording.what_if(case)):
         if n == WHAT_IF_PATHS:
             _write(console, "The other broken paths are in --json.", indent=2)
             return
-        path = paths[number]
+        path = remedied.path
         _heading(console, f"What would have helped from {visible(path.sender)} to {visible(path.receiver)}")
-        for answer in case.what_if:
-            if answer.path == number:
-                _item(console, {"yes": "+", "perhaps": "?", "no": "-"}[answer.helps], visible(told(answer)))
+        for answer in remedied.answers:
+            _item(console, {"yes": "+", "perhaps": "?", "no": "-"}[answer.helps], visible(told(answer)))
+        if remedied.alike:
+            _write(console, wording.alike(remedied), indent=2)
 
 
 def _log(console: Console, case: Case) -> None:
@@ -128,7 +128,8 @@ def _closing(console: Console, case: Case) -> None:
             _item(console, "-", f"{visible(capture.path)}: not read to its end", "yellow")
 
 
-def _finding(console: Console, case: Case, finding: Finding) -> None:
+def _finding(console: Console, case: Case, finding: Finding, repeats: Finding | None) -> None:
+    """One finding; where its remedies are those of an earlier one, `repeats`, that one is named instead."""
     _heading(console, f"#{finding.id} {visible(finding.title)}", COLOURS[finding.severity])
     affected = [
         wording.plural(len(ids), noun)
@@ -152,6 +153,10 @@ def _finding(console: Console, case: Case, finding: Finding) -> None:
         _labelled(console, label_text, f"{visible(rival.hypothesis)}: {visible(rival.why_not)}")
     for label_text, (whose, line) in zip(_once("Logs"), wording.logs(case, finding), strict=False):
         _labelled(console, label_text, f"{whose}: {visible(line)}")
+    if repeats is not None:
+        where = f"with {visible(finding.receiver or '')} in the place of {visible(repeats.receiver or '')}"
+        _labelled(console, "Do", f"the same as for #{repeats.id}, {where}")
+        return
     for label_text, remedy in zip(_once("Do"), finding.remedies, strict=False):
         _remedy(console, label_text, remedy)
 
@@ -173,7 +178,7 @@ def _evidence(console: Console, label: str, evidence: Evidence, captures: int) -
 def _remedy(console: Console, label: str, remedy: Remedy) -> None:
     who = wording.WHO[remedy.who] + (f" ({visible(remedy.host)})" if remedy.host else "")
     _labelled(console, label, f"{who}: {visible(remedy.what)}")
-    shown = _for_the_terminal(remedy.commands)
+    shown = wording.foremost(remedy.commands)[0][:MOST_COMMANDS]
     for command in shown:
         for line in _command_lines(command, console.width - LABEL_WIDTH - 4):
             _write(console, line, indent=LABEL_WIDTH + 4, style="green")
@@ -182,12 +187,6 @@ def _remedy(console: Console, label: str, remedy: Remedy) -> None:
         _write(console, f"(other systems: {rest} more in --html and --markdown)", indent=LABEL_WIDTH + 4)
     if remedy.check:
         _write(console, f"check: {visible(remedy.check)}", indent=LABEL_WIDTH + 2)
-
-
-def _for_the_terminal(commands: tuple[str, ...]) -> list[str]:
-    """The commands for Linux, where most mailers run; where none is for Linux, the first ones. The documents have all."""
-    linux = [c for c in commands if re.search(r"# (Linux|iptables|nftables|Postfix)", c)]
-    return (linux or list(commands))[:MOST_COMMANDS]
 
 
 def _command_lines(command: str, width: int) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 from ..capture.wanted import DEFAULT_PORTS
-from ..case import SEVERITIES, Case, Finding, Frame, Message, Path
+from ..case import SEVERITIES, Case, Finding, Frame, Message, Path, WhatIf
 from .escape import visible
 
 State = Literal["trouble", "clean", "partial", "no-smtp"]
@@ -227,6 +228,72 @@ def _server_row(ip: str, connections: int, mails: Sequence[tuple[str, int | None
         max((size for size in passed if size is not None), default=None),
         min((size for size in hung if size is not None), default=None),
     )  # fmt: skip
+
+
+def same_remedies(findings: Iterable[Finding]) -> dict[int, Finding]:
+    """Finding id -> the first one whose remedies are the same, with the one receiver in the place of the other.
+
+    Ten destinations behind one bad link would else be ten times the same page of commands.
+    """
+    first: dict[tuple[object, ...], Finding] = {}
+    repeats = {}
+    for f in findings:
+        if f.remedies and f.receiver:
+            address = re.compile(rf"(?<![\w.:]){re.escape(f.receiver)}(?![\w:]|\.\d)")
+            told = [
+                address.sub("\0", "\1".join([r.who, r.host or "", r.what, *r.commands, r.check or ""]))
+                for r in f.remedies
+            ]
+            earlier = first.setdefault((f.rule, f.sender, *told), f)
+            if earlier is not f and earlier.receiver != f.receiver:
+                repeats[f.id] = earlier
+    return repeats
+
+
+def foremost(commands: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The commands for Linux, where most mailers run, and those for other systems; all of them where none is for Linux."""
+    linux = [c for c in commands if re.search(r"# (Linux|iptables|nftables|Postfix)", c)]
+    return (linux, [c for c in commands if c not in linux]) if linux else (list(commands), [])
+
+
+class Remedied(NamedTuple):
+    """What would have helped on one path, and the other paths of which all the same is true but for the mails' numbers."""
+
+    path: Path
+    answers: list[WhatIf]
+    alike: list[tuple[Path, tuple[int, ...]]]  # with their mails
+
+
+def what_if(case: Case) -> list[Remedied]:
+    """The remedies tried on the case's own sizes, path by path; paths alike are told once."""
+    paths = {p.id: p for p in case.paths}
+    by_path: dict[int, list[WhatIf]] = defaultdict(list)
+    for answer in case.what_if:
+        by_path[answer.path].append(answer)
+    told: dict[tuple[object, ...], Remedied] = {}
+    for number, answers in by_path.items():
+        same = tuple(
+            a._replace(path=0, through=(len(a.through),), perhaps=(len(a.perhaps),), not_through=(len(a.not_through),))
+            for a in answers
+        )
+        known = told.setdefault((paths[number].sender, *same), Remedied(paths[number], answers, []))
+        if known.answers is not answers:
+            mails = {m for a in answers for m in (*a.through, *a.perhaps, *a.not_through)}
+            known.alike.append((paths[number], tuple(sorted(mails))))
+    return list(told.values())
+
+
+def alike(remedied: Remedied, most: int = 8) -> str:
+    """The paths of which the same is true, in words; empty without any."""
+    shown = [f"{visible(path.receiver)} ({mail_ids(mails)})" for path, mails in remedied.alike[:most]]
+    more = f" and {len(remedied.alike) - most:,} more" if len(remedied.alike) > most else ""
+    return f"The same is true towards {', '.join(shown)}{more}." if shown else ""
+
+
+def mail_ids(ids: Sequence[int], most: int = 8) -> str:
+    if not ids:
+        return "no mail"
+    return f"mail{'s' if len(ids) > 1 else ''} {', '.join(map(str, ids[:most]))}{', …' if len(ids) > most else ''}"
 
 
 def command_lines(command: str) -> tuple[list[str], str]:

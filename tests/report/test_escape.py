@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from analyzer.report.escape import TEXT_LIMIT, markdown, markdown_code, paragraphs, spreadsheet, visible
+from analyzer.report.escape import TEXT_LIMIT, markdown, markdown_code, paragraphs, visible
 
 # GitHub's dialect as far as markup goes; what it links by itself is tested by hand below.
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -72,10 +72,3 @@ def test_markdown_code_is_that_code(text: str) -> None:
 def test_no_address_becomes_a_link_by_itself(text: str) -> None:
     """GitHub links bare URLs; the character that starts such a link is escaped."""
     assert "\\:" in markdown(text) or "www\\." in markdown(text)
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_a_formula_stays_text_in_a_spreadsheet(text: str) -> None:
-    """The apostrophe in front makes spreadsheets show it instead of running it."""
-    assert spreadsheet(text) == "'" + visible(text)
-    assert spreadsheet("plain") == "plain"

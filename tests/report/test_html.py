@@ -19,6 +19,7 @@ import pytest
 
 from analyzer.case import Case
 from analyzer.report.html import render
+from analyzer.report.parquet import TABLES
 from analyzer.tcp.delivery import Trace
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -101,6 +102,28 @@ def test_fifty_thousand_connections_stay_readable(large: Case, black_hole: Trace
     assert "1,000 of 50,000 are shown" in page
     for connection in large.findings[0].connections:
         assert f'<td class="number">{connection}</td>' in page
+
+
+def test_rows_that_are_left_out_are_linked_to(large: Case, incident: Case) -> None:
+    """With Parquet files beside the page it links to them, under the names that `analyze --parquet` gives them."""
+
+    links = re.findall(r'<a href="([^"#]+)"', render(large, plots=False, tables="my tables/"))
+    assert links == [f"my%20tables/{name}.parquet" for name in ("connections", "messages", "connections")]
+    assert {"messages", "connections"} <= TABLES.keys()
+    assert ".parquet" not in render(incident, plots=False, tables="tables")
+
+
+def test_what_other_systems_need_is_folded_away(incident: Case) -> None:
+    """The commands for Linux are seen at once, the others behind one click, none is missing."""
+    from analyzer.case import Remedy
+
+    commands = ("sysctl -w a=1  # Linux", "ndd -set b  # Solaris", "netsh c  # Windows PowerShell")
+    incident.findings[0].remedies = (Remedy("client-admin", None, "Set it.", commands, ""),)
+    seen, folded = re.split(
+        r"<details class=\"others\"><summary>Other systems \(2\)</summary>", render(incident, plots=False)
+    )
+    assert "sysctl -w a=1" in seen
+    assert folded.index("ndd -set b") < folded.index("netsh c") < folded.index("</details>")
 
 
 # -- in Chromium --------------------------------------------------------------------------------------------------
