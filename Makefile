@@ -72,6 +72,7 @@ bench: venv tshark
 
 fuzz: venv
 	$(BIN)/python tests/fuzz/run.py
+	$(BIN)/python tests/fuzz/killed.py
 
 # Needs the network: without an advisory database it fails, and does not pass.
 audit: venv

@@ -33,6 +33,8 @@ from .wanted import Tally, Wanted, is_greeting
 BATCH = 1000
 # tshark that prints nothing for so long hangs. Its start takes about a second, on a busy machine ten.
 SILENCE_S = 120
+# A capture file without packets is smaller: 128 bytes of header in Network Monitor's format, the largest of those here.
+HEADERS_BYTES = 1000
 # Only these layers are printed with their fields.
 LAYERS = "frame ip ipv6 tcp icmp icmpv6 sll"
 PREFERENCES = {
@@ -54,13 +56,13 @@ def read_file(path: str, info: CaptureInfo, wanted: Wanted) -> Iterator[Batch]:
     tshark = _Tshark(path)
     try:
         for packets in tshark.batches():
-            tally = Tally()
-            table, icmp = _decode(packets, info.id, wanted, tally)
-            if tally.greeted:
-                wanted.add(tally.greeted)
-                tally = Tally()
-                table, icmp = _decode(packets, info.id, wanted, tally)
-            times = [_time_ns(p["frame"]) for p in packets]
+            try:
+                table, icmp, tally = _decoded(packets, info.id, wanted)
+                times = [_time_ns(p["frame"]) for p in packets]
+            except (LookupError, ValueError, TypeError, AttributeError) as error:
+                # fields are looked up by the names that versions 3 and 4 print
+                told = f"{type(error).__name__}: {error}"
+                raise ToolError(f"tshark printed frames in a form that is not known here ({told})") from error
             info.frames += len(packets)
             info.first_ns = min(times + ([] if info.first_ns is None else [info.first_ns]))
             info.last_ns = max(times + ([] if info.last_ns is None else [info.last_ns]))
@@ -71,6 +73,19 @@ def read_file(path: str, info: CaptureInfo, wanted: Wanted) -> Iterator[Batch]:
         tshark.close()
     info.format = info.format or "read by tshark"
     info.bytes = Path(path).stat().st_size
+    if not info.frames and info.complete and info.bytes > HEADERS_BYTES:
+        problem(info, f"tshark found no frame in {info.bytes} bytes")
+
+
+def _decoded(packets: list[Fields], capture: int, wanted: Wanted) -> tuple[PacketTable, list[IcmpError], Tally]:
+    """The wanted ones of these packets; again, when a HELO on another port made that port wanted."""
+    tally = Tally()
+    table, icmp = _decode(packets, capture, wanted, tally)
+    if tally.greeted:
+        wanted.add(tally.greeted)
+        tally = Tally()
+        table, icmp = _decode(packets, capture, wanted, tally)
+    return table, icmp, tally
 
 
 class _Tshark:
@@ -201,17 +216,15 @@ def _new_capture(path: str, program: str, loop: Any) -> Any:
 
 def _complaint(capture: Any) -> Exception | None:
     """What tshark said on stderr when it ended with an error: a file cut off in a packet, or no capture at all."""
-    said = capture._last_error_line
-    processes = list(capture._running_processes)
-    if said and any(p.returncode for p in processes):
-        return ToolError(said)
-    return None
+    status = next((p.returncode for p in capture._running_processes if p.returncode), 0)
+    return ToolError(capture._last_error_line or f"it ended with status {status}") if status else None
 
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next((line.partition(":")[2].strip() for line in lines if line.startswith("Last error line")), "")
     text = said or (lines[0] if lines else type(error).__name__)
+    text = text.partition(" (command ran:")[0]
     return text if text.startswith("tshark") else f"tshark: {text}"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -116,6 +118,44 @@ def test_a_growing_file_is_read_as_far_as_it_is_whole(tmp_path: Path) -> None:
     (whole,) = analysis.analyze([str(file)]).captures
     assert whole.complete
     assert max(frames) <= whole.frames
+
+
+SAYS_VERSION = 'case "$*" in *-v*) echo "TShark (Wireshark) %s."; exit 0;; esac\n'
+ONE_FRAME = "echo '{\"index\":{}}'; echo '{\"layers\":%s}'\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "acts", "said"),
+    [
+        ("1.4.0", "exit 0", "2.2.0"),
+        ("4.0.17", "kill -SEGV $$", "status -11|crashed"),
+        ("4.0.17", "printf '\\033]0;evil\\007 \\033[31mred\\n' >&2; sleep 1; exit 2", "red|crashed"),
+        ("4.0.17", "head -c 100000 /dev/urandom", "tshark"),
+        ("4.0.17", "echo '[1, 2]'; echo null", "tshark"),
+        ("4.0.17", "exit 0", "found no frame"),
+        ("9.9.9", ONE_FRAME % '{"frame":{}}', "not known here"),
+        ("9.9.9", ONE_FRAME % '{"frame":{"frame_frame_number":"x"}}', "not known here"),
+        (
+            "9.9.9",
+            ONE_FRAME % '{"frame":{"frame_frame_number":"1","frame_frame_protocols":"eth:ip:tcp"},"tcp":{},"ip":[]}',
+            "not known here",
+        ),
+    ],
+)
+def test_a_tshark_that_does_otherwise(tmp_path: Path, version: str, acts: str, said: str) -> None:
+    """Old, new, dying, or talking nonsense: one line, status 3, and the other capture is analysed all the same."""
+    program = tmp_path / "tshark"
+    program.write_text("#!/bin/sh\n" + SAYS_VERSION % version + acts)
+    program.chmod(0o755)
+    foreign = tmp_path / "x.snoop"
+    foreign.write_bytes(b"snoop\0\0\0" + struct.pack(">II", 2, 4) + bytes(2000))
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = command("analyze", foreign, SAMPLE, env=env)
+    assert done.returncode == 3, done.stderr
+    assert re.search(said, done.stderr), done.stderr
+    assert "\033" not in done.stderr + done.stdout
+    assert "internal error" not in done.stderr
+    assert "black hole" in done.stdout
 
 
 def test_temporary_files_are_private_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
