@@ -19,7 +19,7 @@ import numpy as np
 from . import case as c
 from . import keylog, maillog
 from .capture.packets import Batch, CaptureInfo, IcmpError, address_text
-from .capture.reading import ReadOptions, read
+from .capture.reading import WHOLE, ReadOptions, Span, read, spans
 from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
 from .detect.engine import ADDED, Draft, judge, screen
@@ -29,7 +29,7 @@ from .detect.rule import RulePack, load
 from .smtp.dialogue import Mail
 from .smtp.terminator import LENGTH
 from .summary import HANGING, limits, summarize
-from .tcp.connections import Group, Tracker, pair_hash
+from .tcp.connections import Group, HandedOver, Tracker
 from .tcp.delivery import Delivery, Trace, measure
 from .tcp.path_mtu import Sighting, examine
 from .whatif import what_if
@@ -65,11 +65,7 @@ def analyze(
     check(options)
     pack = load(options.rules)
     with _without_cycle_collector():
-        shares = _shares(captures, options)
-        if shares > 1:
-            run = _read_shared(captures, options, shares, progress)
-        else:
-            run = _read_all(captures, options, progress)
+        run = _read_in_parts(captures, options, progress)
         case = _Verdict(run, pack).case()
     if options.keylog:
         keylog.read_inside(case, options.keylog)
@@ -125,23 +121,28 @@ def _reading(options: Options) -> ReadOptions:
 
 
 def _read_all(
-    captures: Sequence[str], options: Options, progress: Callable[[int], None] | None, share: int = 0, shares: int = 1
+    captures: Sequence[str],
+    options: Options,
+    progress: Callable[[int], None] | None,
+    part: int = 0,
+    span: Span = WHOLE,
 ) -> _Analysis:
-    """Read the captures to their end. One of several shares takes the connections between its own pairs of hosts."""
-    run = _Analysis(options, next_key=1 + share * _KEYS_OF_A_SHARE)
+    """Read the captures, or a span of them. What is open at the end of a span is left open, for the next one."""
+    run = _Analysis(options, first_key=1 + part * _KEYS_OF_A_PART, continues=part > 0)
     try:
-        for batch in read(captures, _reading(options), run.captures):
-            run.take_batch(batch, share, shares)
+        for batch in read(captures, _reading(options), run.captures, span=span):
+            run.take_batch(batch)
             if progress:
                 progress(run.counts["frames"])
     except KeyboardInterrupt:
         run.interrupted = True
-    run.finish()
+    if span.stop is None:
+        run.finish()
     return run
 
 
-# Far more connections than one share can hold: the keys of two shares never meet.
-_KEYS_OF_A_SHARE = 1 << 40
+# Far more connections than one part can hold: the keys of two parts never meet.
+_KEYS_OF_A_PART = 1 << 40
 # Below this one process has finished before a second one has started.
 _WORTH_SHARING_BYTES = 64 << 20
 
@@ -153,49 +154,67 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _shares(captures: Sequence[str], options: Options) -> int:
-    """Into how many processes the work is cut. All read the captures, so these must be files that can be read again."""
+def _spans(captures: Sequence[str], options: Options) -> list[Span]:
+    """What each of several processes reads. All of them open the captures, so these must be files."""
     jobs = options.jobs or processors()
-    if jobs < 2 or not hasattr(os, "fork"):
-        return 1
+    if jobs < 2 or not hasattr(os, "fork") or options.engine == "tshark":
+        return [WHOLE]
     try:
         size = sum(os.stat(name).st_size for name in captures if os.path.isfile(name))
     except OSError:
-        return 1
+        return [WHOLE]
     files = all(os.path.isfile(name) for name in captures)
-    return jobs if files and size >= _WORTH_SHARING_BYTES else 1
+    return spans(captures, jobs) if files and size >= _WORTH_SHARING_BYTES else [WHOLE]
 
 
-def _read_shared(
-    captures: Sequence[str], options: Options, shares: int, progress: Callable[[int], None] | None
-) -> _Analysis:
-    """The same as `_read_all` in several processes. A path lies wholly in one share, so nothing has to be joined; a share
-    whose process dies is read again here."""
+def _read_in_parts(captures: Sequence[str], options: Options, progress: Callable[[int], None] | None) -> _Analysis:
+    """The captures cut by ranges of bytes, a process for each; connections that cross a cut are joined and judged here.
+
+    Exact or not at all: where a part can not be read without what came before (a port found there, a fragment that waits
+    for its rest), where connections do not join beyond doubt, or where a process died, the captures are read in one.
+    """
+    cut = _spans(captures, options)
+    if len(cut) == 1:
+        return _read_all(captures, options, progress)
     from multiprocessing import get_context
 
-    pool = get_context("fork")
+    processes = get_context("fork")
     workers = []
-    for share in range(1, shares):
-        receiver, sender = pool.Pipe(duplex=False)
-        worker = pool.Process(target=_work, args=(sender, captures, options, share, shares), daemon=True)
+    for part, span in list(enumerate(cut))[1:]:
+        receiver, sender = processes.Pipe(duplex=False)
+        worker = processes.Process(target=_work, args=(sender, captures, options, part, span), daemon=True)
         worker.start()
         sender.close()
-        workers.append((share, worker, receiver))
-    run = _read_all(captures, options, progress, 0, shares)
-    for share, worker, receiver in workers:
-        try:
-            part: _Share = receiver.recv()
-        except (EOFError, OSError):
-            part = _read_all(captures, options, None, share, shares).share()
-        worker.join()
-        run.join(part)
+        workers.append((worker, receiver))
+    try:
+        run = _read_all(captures, options, progress, 0, cut[0])
+        fits = True
+        for _, receiver in workers:
+            fits = fits and run.joins(_received(receiver))
+    finally:
+        for worker, receiver in workers:
+            receiver.close()
+            worker.terminate()
+            worker.join()
+    if not fits:
+        return _read_all(captures, options, progress)
+    run.finish()
     return run
 
 
-def _work(sender: Any, captures: Sequence[str], options: Options, share: int, shares: int) -> None:
-    """One share, in a process of its own."""
+def _received(receiver: Any) -> _Part | None:
+    """What a process found out; None when it died."""
+    try:
+        part: _Part = receiver.recv()
+    except (EOFError, OSError):
+        return None
+    return part
+
+
+def _work(sender: Any, captures: Sequence[str], options: Options, part: int, span: Span) -> None:
+    """One part, in a process of its own."""
     with suppress(KeyboardInterrupt, BrokenPipeError):
-        sender.send(_read_all(captures, options, None, share, shares).share())
+        sender.send(_read_all(captures, options, None, part, span).part())
 
 
 @contextmanager
@@ -279,9 +298,10 @@ class _Points:
     """The points of capture: files of a rotated set follow each other at one of them; captures that overlap in time were
     taken at different ones, and what both hold are the same packets seen twice, not resends."""
 
-    def __init__(self, captures: list[CaptureInfo], ports: frozenset[int]) -> None:
+    def __init__(self, captures: list[CaptureInfo], ports: frozenset[int], *, continues: bool = False) -> None:
         self.captures = captures  # grows while they are read; the last one is being read
         self.ports = ports
+        self.continues = continues
         self.trackers: list[Tracker] = []  # one per point
         self.of: dict[int, int] = {}  # capture id -> point, from 0
 
@@ -291,9 +311,17 @@ class _Points:
         if current.id not in self.of:
             taken = {self.of[x.id] for x in self.captures[:-1] if x.id in self.of and _overlap(x, current)}
             self.of[current.id] = next(n for n in range(len(taken) + 1) if n not in taken)
-            while len(self.trackers) <= self.of[current.id]:
-                self.trackers.append(Tracker(self.ports))
+            self._make_trackers()
         return self.trackers[self.of[current.id]]
+
+    def take(self, of: dict[int, int]) -> None:
+        """The points as they are known where the captures were read further."""
+        self.of |= of
+        self._make_trackers()
+
+    def _make_trackers(self) -> None:
+        while len(self.trackers) <= max(self.of.values(), default=-1):
+            self.trackers.append(Tracker(self.ports, continues=self.continues))
 
 
 def _overlap(earlier: CaptureInfo, later: CaptureInfo) -> bool:
@@ -303,13 +331,21 @@ def _overlap(earlier: CaptureInfo, later: CaptureInfo) -> bool:
     return earlier.first_ns <= later.first_ns < earlier.last_ns
 
 
-class _Share(NamedTuple):
-    """What one of several processes found out."""
+class _Part(NamedTuple):
+    """What was found out in one part of the captures."""
 
     talks: list[mails.Talk]
     ledgers: dict[tuple[str, str], paths.PathLedger]
+    captures: list[CaptureInfo]
     counts: dict[str, int]
+    services: dict[int, int]
+    icmp: list[IcmpError]
     used_icmp: set[tuple[int, int]]
+    clock_ns: int
+    points: dict[int, int]  # _Points.of
+    handed_over: list[HandedOver]  # by each of its trackers
+    carries: bool
+    let_go: int
     interrupted: bool
 
 
@@ -329,25 +365,57 @@ class _Analysis:
     points: _Points = field(init=False)
     _by_flow: dict[FourTuple, list[IcmpError]] = field(default_factory=lambda: defaultdict(list))
     _used_icmp: set[tuple[int, int]] = field(default_factory=set)
-    next_key: InitVar[int] = 1
+    carries: bool = False  # what follows can not be read rightly without what the reader remembers
+    first_key: InitVar[int] = 1
+    continues: InitVar[bool] = False  # the beginning of the captures is read by somebody else
     _next_key: int = field(init=False)
     _next_mail: int = field(init=False)
 
-    def __post_init__(self, next_key: int) -> None:
-        self.points = _Points(self.captures, self.options.ports)
-        self._next_key = self._next_mail = next_key
+    def __post_init__(self, first_key: int, continues: bool) -> None:
+        self.points = _Points(self.captures, self.options.ports, continues=continues)
+        self._next_key = self._next_mail = first_key
 
-    def share(self) -> _Share:
-        counts = {name: self.counts[name] for name in ("tcp_connections", "not_smtp") if self.counts[name]}
-        return _Share(self.talks, self.ledgers, counts, self._used_icmp, self.interrupted)
+    def part(self) -> _Part:
+        """All that is known, to be joined to the part before."""
+        return _Part(
+            self.talks,
+            self.ledgers,
+            self.captures,
+            dict(self.counts),
+            dict(self.services),
+            self.icmp,
+            self._used_icmp,
+            self.clock_ns,
+            self.points.of,
+            [tracker.hand_over() for tracker in self.points.trackers],
+            self.carries,
+            sum(tracker.let_go for tracker in self.points.trackers),
+            self.interrupted,
+        )
 
-    def join(self, other: _Share) -> None:
-        """Take in another share: other connections, other paths. What it read of the captures is known already."""
-        self.talks += other.talks
-        self.ledgers |= other.ledgers
-        self.counts.update(other.counts)
-        self._used_icmp |= other.used_icmp
-        self.interrupted |= other.interrupted
+    def joins(self, part: _Part | None) -> bool:
+        """Take in the part that follows. False (and this is of no use any more) when it can not be joined exactly."""
+        if part is None:
+            return False
+        self.interrupted |= part.interrupted
+        let_go = part.let_go + sum(tracker.let_go for tracker in self.points.trackers)
+        if (self.carries or let_go) and not self.interrupted:
+            return False
+        self.captures[:] = part.captures
+        self.points.take(part.points)
+        for tracker, handed_over in zip(self.points.trackers, part.handed_over, strict=False):
+            if not tracker.join(handed_over):
+                return False
+        self.talks += part.talks
+        for ends, ledger in part.ledgers.items():
+            self._ledger(ends).join(ledger)
+        self.counts.update(part.counts)
+        self.services.update(part.services)
+        self.take_icmp(part.icmp)
+        self._used_icmp |= part.used_icmp
+        self.clock_ns = max(self.clock_ns, part.clock_ns)
+        self.carries = part.carries
+        return True
 
     def renumber(self) -> None:
         """Keys in the order of first packets, whatever order the connections closed in and whoever read them."""
@@ -380,18 +448,16 @@ class _Analysis:
         for port in tcp_ports.nonzero()[0].tolist():
             self.services[port] += int(tcp_ports[port])
 
-    def take_batch(self, batch: Batch, share: int = 0, shares: int = 1) -> None:
+    def take_batch(self, batch: Batch) -> None:
         """The next packets of the captures; connections that are over by now are judged and let go."""
+        self.carries = batch.carries
         self.take_icmp(batch.icmp)
         if batch.last_time_ns is not None:
             self.clock_ns = max(self.clock_ns, batch.last_time_ns)
         self.counts.update(batch.counts)
         if batch.tcp_ports is not None:
             self.count_services(batch.tcp_ports)
-        packets = batch.packets
-        if shares > 1:
-            packets = packets[pair_hash(packets) % shares == share]
-        self.take(self.points.tracker().add(packets, batch.last_time_ns))
+        self.take(self.points.tracker().add(batch.packets, batch.last_time_ns))
 
     def finish(self) -> None:
         """Judge what is still open; nothing can be taken after it."""
@@ -551,7 +617,9 @@ def _stuck_mails(talk: mails.Talk, sighting: Sighting, lost: int | None) -> list
 def _in_handshake(talk: mails.Talk, lost: int | None) -> bool:
     """A TLS handshake message is what hangs, before any mail."""
     tls_start = talk.dialogue.tls_client_start
-    return tls_start is not None and lost is not None and lost >= tls_start and not any(m.in_data for m in talk.mails)
+    if tls_start is None or lost is None or lost < tls_start or any(m.in_data for m in talk.mails):
+        return False
+    return not any(command.start >= tls_start for command in talk.dialogue.commands)  # read with its keys
 
 
 def _after_go_ahead(talk: mails.Talk, lost: int | None) -> bool:
@@ -563,7 +631,7 @@ def _after_go_ahead(talk: mails.Talk, lost: int | None) -> bool:
 
 def _in_terminator(mail: Mail, offset: int) -> bool:
     """The stuck bytes begin inside `.CRLF`: what a PIX swallows, and no packet of that size is lost for its size."""
-    return mail.terminator_end is not None and mail.terminator_end - LENGTH + 3 <= offset < mail.terminator_end
+    return not mail.in_tls and mail.terminator_end is not None and mail.terminator_end - LENGTH + 3 <= offset < mail.terminator_end
 
 
 class _Verdict:

@@ -3,28 +3,103 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analyzer import analysis
+from analyzer.capture import reading
 from analyzer.report import json as report
+
+from .capture import build
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["incident.pcapng", "blackhole-ipv6-only.sender.pcap", "icmp-ignored.sender.pcap"])
-@pytest.mark.parametrize("jobs", [2, 3])
-def test_any_number_of_processes_gives_the_same_case(name: str, jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids, order and findings do not depend on who read which connection."""
+SAMPLES = [
+    "incident.pcapng",
+    "blackhole-ipv6-only.sender.pcap",
+    "icmp-ignored.sender.pcap",
+    "blackhole-bdat.middle.pcap",
+]
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captures of a few kilobytes are worth sharing, and have windows enough to be cut between them."""
     monkeypatch.setattr(analysis, "_WORTH_SHARING_BYTES", 0)
+    monkeypatch.setattr(reading, "WINDOW_BYTES", 4096)
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows by whether each part could be joined."""
+    outcomes: list[bool] = []
+    joins = analysis._Analysis.joins
+
+    def told(self: Any, part: Any) -> bool:
+        outcomes.append(joins(self, part))
+        return outcomes[-1]
+
+    monkeypatch.setattr(analysis._Analysis, "joins", told)
+    return outcomes
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("jobs", [2, 3, 5])
+def test_any_number_of_processes_gives_the_same_case(
+    name: str, jobs: int, small_windows: None, joined: list[bool]
+) -> None:
+    """Frame numbers, ids, order and findings do not depend on who read which part; no part had to be read again."""
     capture = [str(ROOT / "sample_pcaps" / name)]
     one = report.render(analysis.analyze(capture))
     assert report.render(analysis.analyze(capture, analysis.Options(jobs=jobs))) == one
+    assert joined == [True] * (jobs - 1)
 
 
-def test_a_share_whose_process_dies_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captures_given_together_are_cut_as_one(small_windows: None, joined: list[bool]) -> None:
+    """A cut may lie in any of them, whichever points they were taken at."""
+    captures = [str(ROOT / "sample_pcaps" / f"split-at-2.{point}.pcap") for point in ("receiver", "sender")]
+    captures.append(str(ROOT / "sample_pcaps" / "incident.pcapng"))
+    one = report.render(analysis.analyze(captures))
+    for jobs in (2, 4):
+        assert report.render(analysis.analyze(captures, analysis.Options(jobs=jobs))) == one
+    assert joined == [True] * 4
+
+
+def _spoken(port: int, *, split_at: int | None = None) -> bytes:
+    """A pcap: a mail's beginning on this port, then 2,000 packets of another connection."""
+    client, server = {"sport": 40000, "dport": port}, {"sport": port, "dport": 40000}
+    frames = [
+        build.ip4(build.tcp(**client, seq=0, ack=0, flags=2)),
+        build.ip4(build.tcp(**server, seq=0, ack=1, flags=18), src=build.B4, dst=build.A4),
+        build.ip4(build.tcp(b"220 mx ESMTP\r\n", **server), src=build.B4, dst=build.A4),
+        build.ip4(build.tcp(b"EHLO client.example\r\n", **client, ack=15)),
+    ]
+    other = [build.ip4(build.tcp(b"x" * 40, sport=40001, dport=25, seq=1 + 40 * n)) for n in range(2000)]
+    last = build.tcp(b"250 mx\r\n" + b"250 " * 30, **server, seq=15, ack=22)
+    if split_at is None:
+        parts = [build.ip4(last, src=build.B4, dst=build.A4)]
+        return build.pcap([build.ethernet(p) for p in [*frames, *other, *parts]])
+    first = build.ip4(last[:split_at], src=build.B4, dst=build.A4, df=False, more=True)
+    rest = build.ip4(last[split_at:], src=build.B4, dst=build.A4, df=False, offset=split_at)
+    return build.pcap([build.ethernet(p) for p in [*frames, first, *other, rest]])
+
+
+@pytest.mark.parametrize("case", ["a port is found", "a fragment waits"])
+def test_what_the_reader_remembers_across_a_cut_is_not_lost(
+    case: str, tmp_path: Path, small_windows: None, joined: list[bool]
+) -> None:
+    """Then the captures are read in one."""
+    capture = tmp_path / "c.pcap"
+    capture.write_bytes(_spoken(2500) if case == "a port is found" else _spoken(25, split_at=64))
+    one = report.render(analysis.analyze([str(capture)]))
+    assert report.render(analysis.analyze([str(capture)], analysis.Options(jobs=2))) == one
+    assert joined == [False]
+
+
+def test_a_part_whose_process_dies_is_read_again(monkeypatch: pytest.MonkeyPatch, small_windows: None) -> None:
     """A killed worker costs time, never truth."""
-    monkeypatch.setattr(analysis, "_WORTH_SHARING_BYTES", 0)
     capture = [str(ROOT / "sample_pcaps" / "incident.pcapng")]
     one = report.render(analysis.analyze(capture))
 

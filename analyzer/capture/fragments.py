@@ -52,6 +52,10 @@ class Reassembly:
     def snapshot(self) -> tuple[dict[Key, _Pending], int]:
         return dict(self._pending), self._bytes
 
+    def waits(self, now_ns: int) -> bool:
+        """Whether a fragment that comes now may belong to one that came before."""
+        return any(abs(now_ns - pending.since_ns) <= LIFETIME_NS for pending in self._pending.values())
+
     def restore(self, snapshot: tuple[dict[Key, _Pending], int]) -> None:
         self._pending, self._bytes = dict(snapshot[0]), snapshot[1]
 

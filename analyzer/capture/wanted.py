@@ -30,6 +30,7 @@ class Wanted:
         self, ports: Collection[int], *, all_tcp: bool = False, only: Collection[FourTuple] | None = None
     ) -> None:
         self.all_tcp = all_tcp
+        self.grown = False  # a port was found that nobody had asked for
         self.only: frozenset[FourTuple] | None = None
         self._by_ports: dict[int, list[tuple[int, int]]] = {}  # both ports -> source and destination of `only`
         self.is_port: npt.NDArray[np.bool_] = np.zeros(65536, bool)
@@ -46,7 +47,7 @@ class Wanted:
         return not self.all_tcp and self.only is None
 
     def add(self, ports: Iterable[int]) -> None:
-        self.is_port[list(ports)] = True
+        self.is_port[list(ports)] = self.grown = True
 
     def port_pair(self, src_port: int, dst_port: int) -> bool:
         return bool(self.is_port[src_port] or self.is_port[dst_port]) or (self.all_tcp and self.only is None)

@@ -159,6 +159,39 @@ class PathLedger:
             return True
         return False
 
+    def join(self, other: PathLedger) -> None:
+        """Take in what another part of the captures showed of the same path (other connections)."""
+        self.connections += other.connections
+        self.views += other.views
+        for mine, theirs in (
+            (self.delivered, other.delivered),
+            (self.lost, other.lost),
+            (self.delivered_df_off, other.delivered_df_off),
+            (self.joined, other.joined),
+        ):
+            for size, (count, first, last) in theirs.items():
+                entry = mine.setdefault(size, [0, first, last])
+                entry[0] += count
+                entry[1], entry[2] = min(entry[1], first), max(entry[2], last)
+        for counts, more in ((self.cut, other.cut), (self.undecided, other.undecided)):
+            for size, count in more.items():
+                counts[size] += count
+        for at, count in other.at.items():
+            self.at[at] += count
+        self.sent_segments += other.sent_segments
+        self.lost_segments += other.lost_segments
+        self.lost_joined += other.lost_joined
+        self.delayed_s = max(self.delayed_s, other.delayed_s)
+        self.reverse_seen |= other.reverse_seen
+        if other.rtt_s is not None:
+            self.rtt_s = min(other.rtt_s, self.rtt_s) if self.rtt_s is not None else other.rtt_s
+        self.mss_seen |= other.mss_seen
+        self.mss_own = self.mss_own or other.mss_own
+        self.df_off += other.df_off
+        self.df_on += other.df_on
+        self.messages += other.messages
+        self.capture_end_ns = max(self.capture_end_ns, other.capture_end_ns)
+
 
 @dataclass(slots=True)
 class Weighed:

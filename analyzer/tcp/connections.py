@@ -66,12 +66,6 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(32))
 
 
-def pair_hash(t: PacketTable) -> npt.NDArray[np.uint64]:
-    """A 64-bit number per row, equal for all packets between the same two hosts."""
-    c1 = np.uint64(0xC2B2AE3D27D4EB4F)
-    return _mix(_mix(t.src_hi * c1 + t.src_lo) + _mix(t.dst_hi * c1 + t.dst_lo))
-
-
 def _flow_keys(t: PacketTable) -> tuple[npt.NDArray[np.uint64], Bools]:
     """A 64-bit key per row, equal for both directions of a flow; and whether the row runs from the higher endpoint."""
     c1, c2 = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
@@ -215,14 +209,36 @@ class _Shelf:
         return np.concatenate(moved)
 
 
+class HandedOver(NamedTuple):
+    """What the tracker of a later part of a capture can not judge alone, and what the one before must know of it."""
+
+    heads: PacketTable  # of connections that are over and began earlier
+    open: PacketTable  # of those that may go on behind this part
+    key: npt.NDArray[np.uint64]  # flows of which some connection began here and is over, its SYN if it had one
+    swapped: Bools
+    isn: Ints  # -1: none
+
+
 class Tracker:
-    """Holds the packets of open connections; gives back the connections that are over."""
+    """Holds the packets of open connections; gives back the connections that are over.
+
+    Of the later part of a capture (`continues`) what does not begin with a SYN is kept: somebody else has its beginning.
+    He gives it to `join` of the tracker of the earlier part.
+    """
 
     def __init__(
-        self, server_ports: frozenset[int] = frozenset({25, 465, 587, 2525}), budget_bytes: int = BUDGET_BYTES
+        self,
+        server_ports: frozenset[int] = frozenset({25, 465, 587, 2525}),
+        budget_bytes: int = BUDGET_BYTES,
+        *,
+        continues: bool = False,
     ) -> None:
         self.server_ports = server_ports
         self.budget_bytes = budget_bytes
+        self.continues = continues
+        self._heads: list[PacketTable] = []
+        self._gone: list[tuple[npt.NDArray[np.uint64], Bools, Ints]] = []  # HandedOver.key, swapped, isn
+        self._ended = np.empty(0, np.uint64)  # flows whose heads were joined: nothing may follow behind them
         self.let_go = 0  # connections, for want of memory, before they were over
         self._shelf = _Shelf()
         self._open = _NO_ROWS
@@ -236,6 +252,35 @@ class Tracker:
     def finish(self) -> Group:
         """All connections that are still held."""
         return self._split(self._open, None)
+
+    def hand_over(self) -> HandedOver:
+        """What is left, for `join` of the tracker of the part before."""
+        nothing = np.empty(0, np.uint64), np.empty(0, bool), np.empty(0, np.int64)
+        left = self._shelf.rows(self._open.place).detach() if len(self._open.place) else PacketTable.empty()
+        heads = PacketTable.concat(self._heads)
+        return HandedOver(heads, left, *map(np.concatenate, zip(nothing, *self._gone, strict=True)))
+
+    def join(self, part: HandedOver) -> bool:
+        """Take what the part behind this one handed over. False when it may have taken the rest of a connection of ours
+        for one of its own, or if not all can be told apart: then the capture has to be read in one."""
+        held = self._open
+        known = np.isin(part.key, held.key)
+        for key, swapped, isn in zip(part.key[known], part.swapped[known], part.isn[known], strict=True):
+            rows = held.key == key
+            flags, ours = held.flags[rows], held.swapped[rows] == swapped
+            if (held.seq[rows][ours & ((flags & SYN) != 0)] == isn).any() or not (flags & (SYN | RST) == 0).any():
+                return False
+        for packets in (part.heads, part.open):
+            key, swapped = _flow_keys(packets)
+            if np.isin(key, self._ended).any():
+                return False
+            columns = (packets.time_ns, packets.flags, packets.seq, packets.ack, packets.payload_bytes)
+            held = held.then(_Rows(self._shelf.put(packets, private=True), key, swapped, *columns))
+            if packets is part.heads:
+                self._ended = np.union1d(self._ended, key)
+        self._ended = np.union1d(self._ended, part.key[np.isin(part.key, held.key)])
+        self._open = held
+        return True
 
     def _split(self, held: _Rows, clock_ns: int | None) -> Group:
         n = len(held.place)
@@ -251,15 +296,22 @@ class Tracker:
         _split_flows(rows, number, new)
         conn = np.cumsum(new) - 1
         first = np.append(np.flatnonzero(new), n)
-        if clock_ns is not None:
-            over = _is_over(rows, first, clock_ns)
-            over |= self._beyond_budget(rows, first, over)
-            stays = ~over[conn]
-            stay = np.sort(order[stays])
+        # a connection behind which another one of its flow began gets no more packets
+        followed = number[first[1:-1]] == number[first[1:-1] - 1]
+        over = np.append(followed, False)
+        if clock_ns is None:
+            over[:] = True
         else:
-            stay = np.empty(0, np.int64)
-        if len(stay):
-            leaves = ~stays
+            over |= _is_over(rows, first, clock_ns)
+            over |= self._beyond_budget(rows, first, over)
+        stays = ~over[conn]
+        stay = np.sort(order[stays])
+        heads = self._heads_among(rows, first, np.append(False, followed), over) if self.continues else None
+        leaves = ~stays
+        if heads is not None:
+            leaves &= ~heads[conn]
+            over &= ~heads
+        if not leaves.all():
             rows, order = rows.take(leaves), order[leaves]
             count = np.diff(first)[over]
             first = np.concatenate(([0], np.cumsum(count)))
@@ -268,6 +320,24 @@ class Tracker:
         self._open = held.take(stay)
         self._open = self._open._replace(place=self._shelf.clear(self._open.place))
         return group
+
+    def _heads_among(self, rows: _Rows, first: Ints, behind: Bools, over: Bools) -> Bools | None:
+        """Which of the connections that are over began before this part: no SYN, and nothing of their flow before them.
+
+        Their packets are laid aside; the flows of the others are noted.
+        """
+        head = first[:-1]
+        syn = (rows.flags[head] & (SYN | ACK)) == SYN
+        heads: Bools = over & ~behind & ~syn
+        if heads.any() and self._gone:
+            heads &= ~np.isin(rows.key[head], np.concatenate([key for key, _, _ in self._gone]))
+        if heads.any():
+            mine = np.repeat(heads, np.diff(first))
+            self._heads.append(self._shelf.rows(np.sort(rows.place[mine])).detach())
+        gone = head[over]
+        isn = np.where(syn[over], rows.seq[gone], -1).astype(np.int64)
+        self._gone.append((rows.key[gone], rows.swapped[gone], isn))
+        return heads if heads.any() else None
 
     def _beyond_budget(self, rows: _Rows, first: Ints, over: Bools) -> Bools:
         """The connections to let go so that the others take half of the budget: those that were silent longest.
@@ -341,15 +411,22 @@ def _split_flows(rows: _Rows, number: npt.NDArray[np.int32], new: Bools) -> None
         other_isn[1:] &= rows.seq[syn[1:]] != rows.seq[syn[:-1]]
         new[syn[pure & other_isn]] = True
         # a first SYN in mid-flow, when the capture began inside the previous connection
-        for i in np.sort(syn[pure & ~follows & ~new[syn]]).tolist():
-            if not _only_syn_before(rows.flags, new, i):
-                new[i] = True
+        _begin_in_mid_flow(rows.flags, new, syn[pure & ~follows])
     gap = np.zeros(len(new), np.int64)
     gap[1:] = rows.time_ns[1:] - rows.time_ns[:-1]
     new |= gap > IDLE_S * 1e9
     pauses = np.flatnonzero((gap > LINGER_S * 1e9) & ~new)
-    if not len(pauses):
-        return
+    if len(pauses):
+        _split_closed(rows, new, pauses)
+    if len(syn) and follows.any():
+        # what a SYN was compared with belongs to a connection that is over: to its own it is the first one
+        start = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
+        before = np.append(-1, syn[:-1])
+        _begin_in_mid_flow(rows.flags, new, syn[pure & follows & (before < start[syn])])
+
+
+def _split_closed(rows: _Rows, new: Bools, pauses: Ints) -> None:
+    """A packet after a pause, behind the close, begins a connection of its own."""
     closes = _Closes(rows)
     start = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
     last = 0
@@ -358,6 +435,13 @@ def _split_flows(rows: _Rows, number: npt.NDArray[np.int32], new: Bools) -> None
         if closes.in_order(np.array([i]), np.array([begin]))[0]:
             new[i] = True
             last = i
+
+
+def _begin_in_mid_flow(flags: npt.NDArray[Any], new: Bools, syn: Ints) -> None:
+    """These SYNs, the first of their side, begin a connection unless only SYNs came before (a handshake out of order)."""
+    for i in np.sort(syn[~new[syn]]).tolist():
+        if not _only_syn_before(flags, new, i):
+            new[i] = True
 
 
 def _is_over(rows: _Rows, first: Ints, clock_ns: int) -> Bools:

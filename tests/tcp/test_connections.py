@@ -6,12 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer.capture.packets import SYN, PacketTable
 from analyzer.tcp import connections
-from analyzer.tcp.connections import IDLE_S, LINGER_S, Tracker
+from analyzer.tcp.connections import IDLE_S, LINGER_S, Group, Tracker
 
 from .wire import MS, START_NS, Wire
 
@@ -131,3 +131,87 @@ def test_a_connection_of_too_many_packets_is_judged_in_parts(monkeypatch: pytest
     assert len(tracker.add(wire.table(), START_NS + 20 * MS)) == 1
     assert tracker.let_go == 1
     assert not len(tracker.finish())
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> PacketTable:
+    """Two pairs of ports in use, and in use again; SYNs sent again, pauses, strays, closes with and without an end."""
+    wire = Wire()
+    at = 0.0
+    isn = {40_000: 1000, 40_001: 500_000}
+    asked = {40_000: False, 40_001: False}  # its last packet was a SYN
+    for _ in range(draw(st.integers(1, 14))):
+        port = 40_000 + draw(st.integers(0, 1))
+        at += draw(st.sampled_from([10, 50, LINGER_S * 1000 + 1, IDLE_S * 1000 + 1]))
+        kind = draw(st.sampled_from(["syn", "handshake", "data", "answer", "close", "reset"]))
+        if kind in ("syn", "handshake") and not (asked[port] and draw(st.booleans())):
+            isn[port] += 1000
+        asked[port] = kind == "syn"
+        wire.ports = (port, 25)
+        wire.isn = {"c": isn[port], "s": 7000}
+        if kind == "syn":
+            wire.c(at, ack=None, flags=SYN)
+        elif kind == "handshake":
+            wire.handshake(at)
+        elif kind == "close":
+            wire.close(at, 8, 0)
+        elif kind == "reset":
+            wire.reset("s", at, 0)
+        elif kind == "data":
+            wire.c(at, 0, b"EHLO a\r\n")
+        else:
+            wire.s(at, 0, b"250 a\r\n")
+    return wire.table()
+
+
+@given(flows(), st.lists(st.integers(0, 60), min_size=1, max_size=3))
+@settings(max_examples=300)
+def test_parts_of_a_capture_join_exactly_or_say_that_they_do_not(table: PacketTable, cuts: list[int]) -> None:
+    """Each part reads alone; joined, the connections are those of one tracker that saw the same windows."""
+    edges = [0, *sorted(min(c, len(table)) for c in cuts), len(table)]
+    one, ours = Tracker(), Tracker()
+    expected: list[tuple[int, ...]] = []
+    found: list[tuple[int, ...]] = []
+
+    def note(group: Group, frames: list[tuple[int, ...]]) -> None:
+        bounds = itertools.pairwise(group.first.tolist())
+        frames.extend(tuple(sorted(group.table.frame[first:stop].tolist())) for first, stop in bounds)
+
+    fits = True
+    for number, (a, b) in enumerate(itertools.pairwise(edges)):
+        tracker = ours if not number else Tracker(continues=True)
+        for i in range(a, b, 5):
+            window = table[i : min(i + 5, b)]
+            note(one.add(window, int(window.time_ns[-1])), expected)
+            note(tracker.add(window, int(window.time_ns[-1])), found)
+        if number == len(edges) - 2:
+            note(tracker.finish(), found)
+        if number:
+            fits = fits and ours.join(tracker.hand_over())
+    note(ours.finish(), found)
+    note(one.finish(), expected)
+    assert not fits or sorted(found) == sorted(expected)
+
+
+def test_a_part_that_begins_with_another_connection_fits() -> None:
+    """Ports used again across the cut, with another ISN: nobody has to read again."""
+    wire = Wire().handshake().c(5, 0, b"EHLO a\r\n")
+    cut = len(wire.table())
+    wire.isn = {"c": 90_000, "s": 80_000}
+    table = wire.handshake(100).table()
+    before, behind = Tracker(), Tracker(continues=True)
+    assert not len(before.add(table[:cut], int(table.time_ns[cut - 1])))
+    behind.add(table[cut:], int(table.time_ns[-1]))
+    assert len(behind.finish()) == 1
+    assert before.join(behind.hand_over())
+    assert len(before.finish()) == 1
+
+
+def test_a_syn_sent_again_across_the_cut_does_not_fit() -> None:
+    """The part behind takes it for the beginning."""
+    table = Wire().c(0, ack=None, flags=SYN).c(1000, ack=None, flags=SYN).handshake(3000).table()
+    before, behind = Tracker(), Tracker(continues=True)
+    before.add(table[:1], int(table.time_ns[0]))
+    behind.add(table[1:], int(table.time_ns[-1]))
+    behind.finish()
+    assert not before.join(behind.hand_over())
