@@ -69,7 +69,7 @@ def render(
         ],
         explained=[f for f in wording.ordered(case.findings) if f.explained_by is not None],
         noted=[f for f in wording.ordered(case.findings) if f.explained_by is None and f.severity == "info"],
-        timeline=_timeline(case) if plots and case.messages else None,
+        timeline=_timeline(case) if plots else None,
         connections=connections,
         listed={c.id for c in connections.rows},
         messages=messages,
@@ -181,11 +181,13 @@ def _pictures(case: Case, finding: Finding, traces: Mapping[int, Trace], wanted:
     return [_picture(plot) for plot in plots_of(case, finding, traces)]
 
 
-def _timeline(case: Case) -> Picture:
+def _timeline(case: Case) -> Picture | None:
     from functools import partial
 
     from . import plots
 
+    if not plots.has_timeline(case):
+        return None
     return _picture(
         plots.Plot("timeline", "Mails over time, by destination and outcome.", partial(plots.timeline, case))
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from functools import partial
 from pathlib import Path as FilePath
 from textwrap import fill
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..capture.packets import RST, SYN
+from ..capture.packets import FIN, RST, SYN
 from ..case import Case, Finding, Message, Path
 from . import files, wording
 from .escape import visible
@@ -213,7 +213,9 @@ def _draw_window(ax: Axes, theme: Theme, back: Direction, times: Any, high: floa
 def _draw_unseen(ax: Axes, theme: Theme, sent: Direction) -> None:
     """Bytes that must exist, because later ones do, and never came by: the black hole as its far side sees it."""
     kept = (np.asarray(sent.flags) & (SYN | RST)) == 0
-    seq, end = np.asarray(sent.seq)[kept], np.asarray(sent.end)[kept]
+    # a FIN takes one number after its bytes (RFC 9293 3.4), and what follows it begins behind that
+    fin = (np.asarray(sent.flags)[kept] & FIN) != 0
+    seq, end = np.asarray(sent.seq)[kept], np.asarray(sent.end)[kept] + fin
     at = 0
     for left, right in sorted(zip(seq.tolist(), end.tolist(), strict=True)):
         if left > at:
@@ -221,7 +223,7 @@ def _draw_unseen(ax: Axes, theme: Theme, sent: Direction) -> None:
             ax.axhspan(at, left, facecolor="none", edgecolor=theme.lost if lost else theme.ack, hatch="//", lw=0, alpha=0.45,
                        zorder=0)  # fmt: skip
             why = "never seen here" if lost else "acknowledged, but not in the capture"
-            ax.annotate(f"{left - at:,} bytes {why}", (0.5, (at + left) / 2), xycoords=("axes fraction", "data"), ha="center",
+            ax.annotate(f"{wording.plural(left - at, 'byte')} {why}", (0.5, (at + left) / 2), xycoords=("axes fraction", "data"), ha="center",
                         va="center", fontsize=12.5, fontweight="bold", color=theme.ink, path_effects=_halo(theme))  # fmt: skip
         at = max(at, right)
 
@@ -467,6 +469,8 @@ def timeline(case: Case, ax: Axes | None = None, *, dark: bool = False, most: in
     theme = DARK if dark else LIGHT
     ax = _axes(ax, theme)
     server = {c.id: c.server.ip for c in case.connections}
+    closed = {c.id: c.end_ns for c in case.connections}
+    last = {m.connection: m.id for m in case.messages}
     timed = [m for m in case.messages if m.start_ns is not None and m.connection in server]
     if not timed:
         return _nothing(ax, theme, "no mail with a known time")
@@ -483,14 +487,15 @@ def timeline(case: Case, ax: Axes | None = None, *, dark: bool = False, most: in
         y = np.array([height[rows[server[m.connection]]] for m in here], dtype=np.float64)
         grave = colour_name == "lost"
         if grave and len(here) <= 2000:  # how long they hung
-            until = np.array([m.end_ns or m.start_ns for m in here], dtype="datetime64[ns]")
+            ends = [closed[m.connection] if last[m.connection] == m.id else m.end_ns or m.start_ns for m in here]
+            until = np.array(ends, dtype="datetime64[ns]")
             ax.hlines(y, x, until, color=colour, lw=2, alpha=0.5, zorder=2)
         ax.scatter(
             x, y, marker=marker, s=85 if grave else 26, color=colour, edgecolor=theme.paper, linewidth=0.5,
             zorder=4 if grave else 3, label=f"{wording.OUTCOME[outcome]} ({len(here):,})",
             rasterized=len(here) > 2000,  # an SVG with every one of them would be larger than a page may be
         )  # fmt: skip
-    _clock_axis(ax, timed)
+    _clock_axis(ax, [m.start_ns or 0 for m in timed], [closed[m.connection] for m in timed])
     ax.set_yticks(list(height.values()), [_say(n) for n in height], fontsize=10.5)
     ax.set_ylim(-0.7, len(names) - 0.3)
     ax.set_title("Mails over time, by destination", loc="left", pad=34)
@@ -511,14 +516,21 @@ def _destinations(
     return {ip: (ip if n < most - 1 else rest) for n, ip in enumerate(order)}
 
 
-def _clock_axis(ax: Axes, timed: Sequence[Message]) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+def _clock_axis(ax: Axes, starts_ns: Sequence[int], ends_ns: Sequence[int]) -> None:
+    """Times of day, with as much of them as tells the ticks apart; the day stands in the label."""
+    from matplotlib.dates import AutoDateLocator, DateFormatter
 
-    locator = AutoDateLocator(minticks=3, maxticks=8, tz=UTC)  # type: ignore[no-untyped-call]
+    first, last = min(starts_ns), max(*starts_ns, *ends_ns)
+    # Mails of one moment: an axis of seconds, neither of milliseconds nor, as matplotlib does it, of years.
+    span_s = max((last - first) / 1e9, 20.0)
+    pad_s = (span_s - (last - first) / 1e9) / 2 + 0.03 * span_s
+    ax.set_xlim(*(np.datetime64(round(t), "ns") for t in (first - pad_s * 1e9, last + pad_s * 1e9)))  # type: ignore[arg-type]
+    form = "%H:%M:%S" if span_s < 300 else "%H:%M" if span_s < 86_400 else "%b %d %H:%M"
+    locator = AutoDateLocator(minticks=3, maxticks=7, tz=UTC)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC, show_offset=False))  # type: ignore[no-untyped-call]
-    day = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=min(m.start_ns or 0 for m in timed) // 1_000_000_000)
-    ax.set_xlabel(f"time when the mail began (UTC, {day:%Y-%m-%d})")
+    ax.xaxis.set_major_formatter(DateFormatter(form, tz=UTC))  # type: ignore[no-untyped-call]
+    days = list(dict.fromkeys(wording.clock(t)[:10] for t in (first, last)))
+    ax.set_xlabel(f"time when the mail began (UTC, {' to '.join(days)})")
 
 
 def sizes(case: Case, destination: str, ax: Axes | None = None, *, dark: bool = False) -> Axes:
@@ -641,9 +653,14 @@ def _worth_sizes(case: Case, finding: Finding, server: str) -> bool:
     return "delivered" in seen and bool(seen & wording.HUNG)
 
 
+def has_timeline(case: Case) -> bool:
+    """One mail or two are told in a sentence; from three on their order over time says something."""
+    return sum(m.start_ns is not None for m in case.messages) > 2
+
+
 def plots_worth_drawing(case: Case, traces: Mapping[int, Trace]) -> Iterator[Plot]:
     """The timeline, then the proofs of every cause."""
-    if case.messages:
+    if has_timeline(case):
         yield Plot(
             "timeline",
             "Mails over time by destination and outcome.",

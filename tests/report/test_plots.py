@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from analyzer.case import Case
@@ -105,6 +107,38 @@ def test_the_timeline_has_trouble_on_top(incident: Case) -> None:
     assert set(labels[:3]) == {"198.51.100.20", "2001:db8:40::25", "198.51.100.90"}
     assert labels[-1] == "11 others"
     assert "UTC, 2024-03-05" in words(ax)
+
+
+def test_the_timeline_reads_as_times_of_day(incident: Case) -> None:
+    """However short or long the incident: hours, minutes and, where they tell something, seconds; never parts of them."""
+
+    def ticks(mails: slice, days: int = 0) -> list[str]:
+        case = replace(
+            incident, messages=[replace(m) for m in incident.messages[mails]], connections=incident.connections[:3]
+        )
+        case.messages[-1].start_ns = (case.messages[-1].start_ns or 0) + days * 86_400 * 10**9
+        ax = plots.timeline(case)
+        ax.figure.canvas.draw()
+        return [t.get_text() for t in ax.get_xticklabels()]
+
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", t) for t in ticks(slice(2, 3)))
+    assert all(re.fullmatch(r"\w{3} \d\d \d\d:\d\d", t) for t in ticks(slice(0, 3), days=3))
+    assert len(ticks(slice(2, 3))) >= 3
+
+
+def test_a_mail_hangs_until_its_connection_ends(incident: Case) -> None:
+    """The line behind the cross of a hung mail is as long as it was waited for."""
+    incident.messages = [m for m in incident.messages if m.connection == 1]
+    lines = next(c for c in plots.timeline(incident).collections if isinstance(c, LineCollection))
+    (start, _), (end, _) = lines.get_segments()[0]
+    assert (end - start) * 86_400 == pytest.approx(180 - 0.25, abs=0.01)
+
+
+def test_the_end_of_a_connection_is_no_hole(samples: Path) -> None:
+    """A FIN has a number of its own: the acknowledgment after it leaves no byte out."""
+    import analyzer
+
+    assert "not in the capture" not in words(plots.sequence(analyzer.analyze(samples / "loss-5.sender.pcap").trace(1)))
 
 
 def test_the_ladder_tells_pauses_losses_and_cuts(black_hole: Trace) -> None:
