@@ -8,9 +8,9 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from .capture.wanted import DEFAULT_PORTS
 from .detect import mails, paths
 from .detect.engine import ADDED, Draft, judge, screen
 from .detect.facts import VOCABULARY, Subject, Value
+from .detect.inside import Chunk, Ends, ends_of
 from .detect.regular import RegularGroup
 from .detect.rule import RulePack, load
 from .smtp.dialogue import Mail
@@ -54,6 +55,8 @@ class Options:
     maillog: tuple[str, ...] = ()  # log files of the mailers on either side
     log_timezone: str | None = None  # of log lines that name none; None: that of this machine
     stripped: frozenset[tuple[str, int]] = frozenset()  # servers whose STARTTLS a second point of capture shows removed
+    # what the keys of TLS open, by the two ends of a connection
+    said_in_tls: Mapping[Ends, Sequence[Chunk]] = field(default_factory=dict, compare=False)
     shortcuts: bool = True  # False: every connection goes the long way (tests compare)
 
 
@@ -62,22 +65,32 @@ def analyze(
 ) -> c.Case:
     """One case out of the captures. Never raises for what a capture holds; RuleError for a rule file."""
     options = options or Options()
-    check(options)
+    check(options, captures)
     pack = load(options.rules)
     with _without_cycle_collector():
         run = _read_in_parts(captures, options, progress)
         case = _Verdict(run, pack).case()
     if options.keylog:
-        keylog.read_inside(case, options.keylog)
-        case.summary = summarize(case)
+        case = _opened(case, captures, options, pack, options.keylog)
     return _completed(case, options)
 
 
-def check(options: Options) -> None:
+def _opened(case: c.Case, captures: Sequence[str], options: Options, pack: RulePack, keys: str) -> c.Case:
+    """The case judged again, with what was said inside TLS. Which connections are TLS had to be known first."""
+    said, limit = keylog.opened(case, keys)
+    if said:
+        # the shortcuts know what is in the clear
+        again = replace(options, said_in_tls=said, shortcuts=False)
+        case = _Verdict(_read_all(captures, again, None), pack).case()
+    case.limits += limit
+    return case
+
+
+def check(options: Options, captures: Sequence[str] = ()) -> None:
     """Says before the work that some option cannot be used. UsageError or ToolError."""
     maillog.zone(options.log_timezone)
     if options.keylog:
-        keylog.check(options.keylog)
+        keylog.check(options.keylog, captures)
 
 
 def _completed(case: c.Case, options: Options) -> c.Case:
@@ -533,7 +546,8 @@ class _Analysis:
         key = self._next_key
         self._next_key += 1
         trace.icmp = self._icmp_of(trace)
-        talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail)
+        said = self.options.said_in_tls.get(ends_of(trace.client, trace.server), ())
+        talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail, said)
         is_smtp = self._is_smtp(talk)
         if not is_smtp and not self.options.all_tcp:
             self.counts["not_smtp"] += 1
@@ -631,7 +645,11 @@ def _after_go_ahead(talk: mails.Talk, lost: int | None) -> bool:
 
 def _in_terminator(mail: Mail, offset: int) -> bool:
     """The stuck bytes begin inside `.CRLF`: what a PIX swallows, and no packet of that size is lost for its size."""
-    return not mail.in_tls and mail.terminator_end is not None and mail.terminator_end - LENGTH + 3 <= offset < mail.terminator_end
+    return (
+        not mail.in_tls
+        and mail.terminator_end is not None
+        and mail.terminator_end - LENGTH + 3 <= offset < mail.terminator_end
+    )
 
 
 class _Verdict:
