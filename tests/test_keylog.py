@@ -59,11 +59,31 @@ def test_a_wrong_key_file_is_one_line(
     assert err.count("\n") == 1
 
 
-def test_follow_output_of_either_side_first() -> None:
-    """tshark names the node that spoke first node 0; the other one's chunks stand behind a tab."""
-    case = analysis.analyze([str(CAPTURE)])
-    (connection,) = case.connections
-    text = "===\nFollow: tls,raw\nFilter: tcp.stream eq 4\nNode 0: {}:{}\nNode 1: :0\n6869\n\t686f\n===\n"
-    for first in (connection.client, connection.server):
-        ((number, chunks),) = keylog._followed(text.format(*first), {4: connection})
-        assert (number, chunks) == (4, [(first == connection.client, b"hi"), (first != connection.client, b"ho")])
+@pytest.mark.parametrize("name", ["-", "s3://bucket/x.pcap"])
+def test_what_can_not_be_read_twice_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """tshark wants files: stdin and URLs are wrong usage."""
+    assert main(["analyze", "--no-config", name, "--keylog", str(KEYS)]) == 2
+    assert "--keylog needs files" in capsys.readouterr().err
+
+
+def test_the_output_of_tshark_is_read() -> None:
+    """An entry per record: the frame, who sent it, when, and the content in base64, over as many lines as it takes."""
+    text = """peers:
+  - peer: 0
+    host: 10.3.0.2
+    port: 25
+packets:
+  - packet: 19
+    peer: 1
+    timestamp: 1795360114.252736092
+    data: !!binary |
+      ZWhsbyBtYWls
+      DQo=
+  - packet: 20
+    peer: 0
+    index: 3
+    timestamp: 1795360114.252845049
+    data: !!binary |
+      MjUwIG9r
+"""
+    assert list(keylog._followed(text)) == [(19, b"ehlo mail\r\n"), (20, b"250 ok")]

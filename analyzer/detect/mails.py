@@ -24,14 +24,13 @@ from ..tcp.delivery import NOT_ACK, Direction, Trace
 from ..tcp.path_mtu import capture_point
 from ..tcp.streams import Stream
 from .facts import Subject, Value
+from .inside import PRINT_BYTES, Chunk, Print, read_inside
 
 Ref = tuple[int, int]
 
 # A client that waits this long for the reply to its final dot will not get one: the shortest time-out of the MTAs in use
 # is 300 s (Exim, Exchange: 5 min; RFC 5321 4.5.3.2.6 wants 10 min).
 NO_REPLY_S = 300.0
-# Bytes of either end of a body that tell two mails apart (Message-ID and Date stand in the first, the text ends in the last).
-PRINT_BYTES = 512
 # A client that closes sooner behind the end of a mail has not given up: it had nothing more to say (QUIT and FIN in one go).
 IMPATIENT_S = 2.0
 # An ACK that comes back at once is not waited for; Nagle and delayed ACKs explain up to 0.5 s, Postfix's delay is 10 s.
@@ -156,11 +155,12 @@ def display_filter(client: tuple[str, int], server: tuple[str, int]) -> str:
     return f"{family}.addr == {client[0]} && {family}.addr == {server[0]} && tcp.port == {client[1]} && tcp.port == {server[1]}"
 
 
-def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Talk:
+def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int, said_in_tls: Sequence[Chunk] = ()) -> Talk:
     """Everything that one connection's dialogue says, joined with its packets. Mails get keys from `next_mail` on."""
     c2s, s2c = trace.c2s, trace.s2c
     client, server = Stream(c2s), Stream(s2c)
     dialogue = read_dialogue(client, server, from_start=trace.handshake_seen)
+    prints = read_inside(dialogue, trace, client, server, said_in_tls) if said_in_tls else None
     for who, stream in (("client", client), ("server", server)):
         if stream.conflicting_bytes:
             dialogue.passed_over.append(f"the {who} sent bytes again with other content; what came first was read")
@@ -199,7 +199,8 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int) -> Ta
     )
     talk.expected_log = _expected_log(trace, dialogue)
     for i, mail in enumerate(dialogue.mails):
-        talk.mails.append(_join_mail(next_mail + i, talk, i + 1, mail, trace, client, server))
+        body_print = _print(mail, client) if prints is None else prints[i]
+        talk.mails.append(_join_mail(next_mail + i, talk, i + 1, mail, trace, client, server, body_print))
     return talk
 
 
@@ -311,7 +312,14 @@ def _longer(best: _Zero, d: Direction, who: str, begin: int, until: int, ended: 
 
 
 def _join_mail(
-    key: int, talk: Talk, index: int, mail: Mail, trace: Trace, client: Stream, server: Stream
+    key: int,
+    talk: Talk,
+    index: int,
+    mail: Mail,
+    trace: Trace,
+    client: Stream,
+    server: Stream,
+    body_print: Print | None,
 ) -> MailRecord:
     d = trace.c2s
     acked = d.acked
@@ -382,7 +390,7 @@ def _join_mail(
         largest_packet_bytes=_largest_packet(mail, client, d),
         hold_back_s=hold,
         end_alone=alone,
-        body_print=_print(mail, client),
+        body_print=body_print,
     )
 
 
@@ -465,7 +473,7 @@ def _outcome(
 
 
 def _end_cuts(mail: Mail, client: Stream, d: Direction) -> Cuts | None:
-    if mail.body_end is None or mail.terminator_end is None:
+    if mail.body_end is None or mail.terminator_end is None or mail.in_tls:
         return None
     start = mail.terminator_end - LENGTH
     seen = client.cuts(start, mail.terminator_end)
@@ -485,7 +493,7 @@ def _end_cuts(mail: Mail, client: Stream, d: Direction) -> Cuts | None:
 
 def _held_back(mail: Mail, client: Stream, d: Direction) -> tuple[float | None, bool]:
     """How long `.CRLF` left after everything before it had been acknowledged; and whether its packet began with it."""
-    if mail.terminator_end is None:
+    if mail.terminator_end is None or mail.in_tls:
         return None, False
     dot = mail.terminator_end - 3
     segment = client.segment_at(dot)
@@ -514,7 +522,7 @@ def _largest_packet(mail: Mail, client: Stream, d: Direction) -> int | None:
     return int(np.minimum(sizes, limit).max() if limit is not None else sizes.max())
 
 
-def _print(mail: Mail, client: Stream) -> tuple[int, int] | None:
+def _print(mail: Mail, client: Stream) -> Print | None:
     if mail.body_start is None or mail.body_end is None or mail.via == "tls":
         return None
     start, end = mail.body_start, mail.body_end

@@ -24,7 +24,8 @@ from ..smtp.tls import read_session
 from ..tcp.connections import Ints
 from ..tcp.delivery import NOT_ACK, Delivery
 from ..tcp.regular import AT, CLOSED_BY, DELIVERED_DF_OFF, NEVER, UNDECIDED, Survey, survey
-from .mails import PRINT_BYTES, MailRecord, Ref, Talk
+from .inside import PRINT_BYTES
+from .mails import MailRecord, Ref, Talk
 from .paths import PathLedger
 
 # Of a flight (bytes sent without hearing from the peer) only the first and the last pieces are looked at: envelopes are

@@ -45,6 +45,7 @@ class Mail:
     complete: bool = False  # the end of the content was seen
     ended_by: EndedBy | None = None  # None: nothing ended it as far as was seen
     refusals: tuple[Reply, ...] = ()  # of recipients
+    in_tls: bool = False  # read with the keys of its TLS session: the offsets are those of its records
     answered_in_tls: bool | None = None  # the server sent something behind it, whatever it was
 
     @property
