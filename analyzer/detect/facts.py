@@ -108,6 +108,7 @@ small_passed_how             | sack/ack/peer-resend-stopped/new-data | | what pr
 small_passed_count           | int   |       | smaller packets known to have passed after the first loss
 small_failed_after           | bool  |       | a clearly smaller packet was sent again and again after the first loss and got no answer either
 smallest_failed_bytes        | int   | bytes | IP size of the smallest packet that failed after the first loss
+nothing_heard                | bool  |       | neither the handshake nor any packet of the other side is in the capture: a dead path and a narrow one look the same
 both_directions_silent       | bool  |       | after the first loss the other side sends again too: nothing gets through either way
 peer_resends                 | int   |       | times the receiver of the data sent its own last segment again after the first loss
 loss_size_blind_p            | float | probability | chance of losses this uneven over sizes if size did not matter (exact test); near 1: blind to size

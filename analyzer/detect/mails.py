@@ -346,6 +346,10 @@ def _join_mail(
     sent_acked = acked is not None and acked >= d.sent
     # the client had gone when the reply came: it believes that the mail failed, and will send it again
     too_late = not in_time and reply_ns is not None and waited is not None and waited >= IMPATIENT_S
+    # or it had gone before this end came by here (a resend, by then), and refuses the reply
+    resets = np.flatnonzero(d.flags & RST)
+    if reply_ns is not None and gone is not None and end_sent_ns is not None and gone < end_sent_ns and len(resets):
+        too_late |= int(d.time_ns[resets[-1]]) > reply_ns
     answered = False if too_late and mail.outcome == "delivered" else _answered(mail, talk, trace)
     if answered is False and not too_late and _reply_missed(end, client, server):
         answered = None
@@ -454,6 +458,8 @@ def _outcome(
         return "end-of-data-timeout"
     if said is not None:
         return said
+    if not talk.server_bytes:
+        return "unknown"  # a one-way capture: the reply, if there was one, is not in it
     if mail.via == "tls" and mail.answered_in_tls is not False:
         return "unknown"  # something was answered; what, nobody can tell without the keys
     closed = talk.closed_by != "open"

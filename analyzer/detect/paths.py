@@ -331,6 +331,7 @@ class _Weighing:
             "connections_total": len(p.connections),
             "mails_total": len(p.messages),
             "rtt_s": p.rtt_s,
+            "reverse_seen": p.reverse_seen,
             "mss_own": p.mss_own,
             "df_off_packets": p.df_off,
             "df_cleared": bool(p.df_off and p.df_on),
@@ -438,6 +439,7 @@ class _Weighing:
         f["stuck_at_bytes"] = main.seq
         f["smallest_lost_bytes"] = size
         f["reverse_seen"] = bool(len(d.peer))
+        f["nothing_heard"] = not len(d.peer) and not d.based and not self._passed_meanwhile(main)
         f["headers_only"] = bool((d.table.payload_captured[main.rows] == 0).all())
         f["capture_ends_early"] = main.acked_ns is None and p.capture_end_ns < main.next_due_ns
         f["window_shut"] = s.window_shut
@@ -472,7 +474,10 @@ class _Weighing:
         fresh = main.first_ns if changed else None
         f["largest_delivered_bytes"] = self._largest_delivered(fresh, None)
         f["queue_lets_large_pass"] = big_after
-        f["loss_size_blind_p"] = self._blind_p(size, len(passed))
+        # a last piece may be too large as well: what is lost above all that passed is large
+        proven = f["largest_delivered_bytes"] or 0
+        above = [z for z in p.lost if proven + SAME_SIZE_BYTES < z < size]
+        f["loss_size_blind_p"] = self._blind_p(min(above, default=size), len(passed))
         if main.shrank:
             f["recovered"] = not self._told_by_icmp(view, main)
             first_small = next(

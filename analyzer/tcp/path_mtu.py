@@ -45,6 +45,11 @@ UNCUT_BYTES = 576
 REORDERING_S = 0.02
 # One round trip of a bad path: what left later may be acknowledged after the capture's end.
 UNDER_WAY_NS = 1_000_000_000
+# Interfaces and queues of one host hand their packets over in turn: what belongs together may be some milliseconds out of
+# order in its capture.
+DISORDER_NS = 10_000_000
+# Each resend of bytes that had arrived is answered at once (RFC 9293 3.10.7.4): so many without an answer are no accident.
+UNHEARD_SENDS = 3
 # What a peer says while our data is stuck is a reply or two; of one that says more, so many of the last ones are followed.
 PEER_SENDS = 100
 INITIAL_TTLS = (64, 128, 255)  # Linux, BSD, macOS / Windows / Solaris, network gear
@@ -263,6 +268,8 @@ def _stuck_at(d: Direction, seq: int, times: Ints, top: Ints, capture_end_ns: in
     if len(rows) < 2:
         return None
     acked_ns = _first_ack_above(times, top, seq)
+    if acked_ns is not None and (d.time_ns[rows] > d.peer.time_ns[-1]).sum() >= UNHEARD_SENDS:
+        acked_ns = None  # seen here, but the sender goes on as if it had not come, and nobody answers any more
     if acked_ns is not None:
         rows = [r for r in rows if d.time_ns[r] <= acked_ns] or rows[:1]
     sizes = [_wire_size(d, r, seq) for r in rows]
@@ -290,6 +297,8 @@ def _find_stuck(d: Direction, capture_end_ns: int) -> list[Stuck]:
         candidates.insert(0, d.acked)
     found: dict[tuple[int, ...], Stuck] = {}
     for seq in candidates:
+        if not len(top) and d.acked is not None and seq < d.acked:
+            continue  # the sender went on: somebody must have acknowledged it
         stuck = _stuck_at(d, seq, times, top, capture_end_ns)
         if stuck is None:
             continue
@@ -561,11 +570,12 @@ def _judge_icmp(d: Direction, errors: list[IcmpError], rtt_ns: int) -> list[Icmp
         quoted = None
         if e.quoted_seq is not None and len(d):
             quoted = int(d.seq[0]) + ((e.quoted_seq - int(d.table.seq[0]) + 0x80000000 & 0xFFFFFFFF) - 0x80000000)
-            i = int(np.searchsorted(d.time_ns, e.time_ns, side="right")) - 1
-            j = int(np.searchsorted(times, e.time_ns, side="right")) - 1
+            i = int(np.searchsorted(d.time_ns, e.time_ns + DISORDER_NS, side="right")) - 1
+            j = int(np.searchsorted(times, e.time_ns - DISORDER_NS, side="right")) - 1
             nxt = int(ends[i]) if i >= 0 else 0
-            una = int(top[j]) if j >= 0 else 0
-            if not d.based and (i < 0 or quoted < 0):
+            low = 0 if d.based else int(d.seq[: i + 1][d.data[: i + 1]].min(initial=nxt))
+            una = int(top[j]) if j >= 0 else low
+            if not d.based and (i < 0 or quoted < low):
                 continue  # about what was sent before the capture began: neither to be believed nor to be doubted
             if not una <= quoted < max(nxt, 1):
                 suspicion = "sequence-outside-window"
@@ -696,8 +706,7 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     about = [e for e in trace.icmp if e.is_too_big and e.quoted_src == source and e.quoted_src_port == port]
     s.icmp = _judge_icmp(d, about, rtt_ns)
     if d.acked is None and d.resend.any():
-        # a one-way capture: TCP sends the first unacknowledged byte again, so all before it was acknowledged
-        d.acked = int(d.seq[d.resend][-1])
+        d.acked = _acked_unheard(d)
     s.stuck = _find_stuck(d, capture_end_ns)
     if d.acked is not None and d.acked > d.sent + 1:
         s.ack_past_hole = d.acked - d.sent
@@ -710,6 +719,18 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     if at != "at_sender":
         s.hole = _find_hole(d, capture_end_ns)
     return s
+
+
+def _acked_unheard(d: Direction) -> int:
+    """What was acknowledged, told from the sender's side alone (a one-way capture).
+
+    TCP sends the first unacknowledged byte again, so all before it was acknowledged. New data after the last resend says
+    that this one was acknowledged as well: the window of a time-out holds one packet (RFC 5681 3.1).
+    """
+    last = int(np.flatnonzero(d.resend)[-1])
+    reach = int(d.end[: last + 1].max())
+    new = np.flatnonzero(d.data[last + 1 :] & (d.seq[last + 1 :] >= reach))
+    return int(d.seq[last + 1 + new[0]]) if len(new) else int(d.seq[last])
 
 
 def _acked_gap_bytes(d: Direction) -> int:
@@ -787,13 +808,17 @@ def _owes_word(d: Direction, since: int) -> bool:
 def _duplicate_acks(d: Direction, main: Stuck, size: int, since: int) -> list[Passed]:
     """Without SACK: pure duplicate ACKs at the hole, when smaller segments were sent beyond it."""
     p = d.peer
-    dup = np.flatnonzero(
-        (p.time_ns > since) & (p.ack == main.seq) & (p.payload_bytes == 0) & ((p.flags & (SYN | RST | FIN)) == 0)
-    )
-    small = np.flatnonzero(d.data & (d.time_ns >= since) & (d.seq > main.seq) & (d.ip_bytes < size) & ~d.offloaded)
-    if len(dup) and len(small):
-        row = int(small[0])
-        return [Passed(int(d.ip_bytes[row]), "ack", int(d.time_ns[row]), [row])]
+    same = np.flatnonzero((p.ack == main.seq) & ((p.flags & (SYN | RST | FIN)) == 0) & ~p.duplicate)
+    dup = same[1:][p.payload_bytes[same[1:]] == 0]  # the first one answers what lies before the hole
+    if not len(dup):
+        return []
+    later = np.flatnonzero(d.data & (d.time_ns >= since) & (d.end > main.seq) & (d.time_ns < p.time_ns[dup[-1]]))
+    for row in later.tolist():
+        # the last piece of an offloaded frame is a packet of its own
+        piece = _wire_size(d, row, int(d.end[row]) - 1)
+        payload = piece - int(d.ip_bytes[row]) + int(d.payload_bytes[row])
+        if piece < size and int(d.end[row]) - payload > main.seq:
+            return [Passed(piece, "ack", int(d.time_ns[row]), [row])]
     return []
 
 

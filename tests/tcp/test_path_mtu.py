@@ -295,3 +295,68 @@ def test_a_fin_of_the_server_that_is_answered_and_stops_is_proof_too() -> None:
         wire.c(t, at, 1460, ack=ack)
     wire.s(14_000, ack, b"421 timeout\r\n", ack=at, flags=FIN).c(14_001, at + 4380, ack=ack + 14)
     assert [x.how for x in seen(wire).small_passed] == ["peer-resend-stopped"]
+
+
+def test_what_the_sender_went_on_behind_was_acknowledged_in_a_one_way_capture() -> None:
+    """New data after the last resend: the resends got through in the end, at full size."""
+    wire = Wire().c(0, 0, 1460).c(1, 1460, 1460)
+    for t in RESENDS_MS[:4]:
+        wire.c(t, 1460, 1460)
+    wire.c(3200, 2920, b"QUIT\r\n")
+    s = seen(wire)
+    assert s.main is None
+    assert not s.direction.peer.seq.size
+
+
+def test_the_first_acknowledgment_of_a_byte_is_no_duplicate() -> None:
+    """Without SACK and handshake: only an ACK that comes again says that something beyond the hole arrived."""
+    wire = Wire(sack=False).c(0, 0, 1460).c(1, 1460, 1460).c(1.1, 2920, 500)
+    wire.s(3, ack=1460)
+    for t in RESENDS_MS:
+        wire.c(t, 1460, 1460)
+    assert seen(wire).small_passed == []
+    again = Wire(sack=False).c(0, 0, 1460).c(1, 1460, 1460).c(1.1, 2920, 500)
+    again.s(3, ack=1460).s(3.1, ack=1460)
+    for t in RESENDS_MS:
+        again.c(t, 1460, 1460)
+    assert [(x.size, x.how) for x in seen(again).small_passed] == [(540, "ack")]
+
+
+def test_without_sack_the_last_piece_of_an_offloaded_frame_is_what_passed() -> None:
+    wire, at, ack = opening(Wire(sack=False))
+    wire.c(5, at, 2920, ack=ack).c(5.1, at + 2920, 2920 + 700, ack=ack)
+    wire.s(6, ack, ack=at)
+    for t in RESENDS_MS:
+        wire.c(t, at, 1460, ack=ack)
+    assert [(x.size, x.how) for x in seen(wire).small_passed] == [(740, "ack")]
+
+
+def test_an_acknowledgment_that_the_sender_never_got_does_not_end_its_resends() -> None:
+    """In the middle of a path that died behind this point, the last ACKs pass by and are lost later."""
+    wire, at, ack = opening(Wire())
+    end = body(wire, at, ack, (1460,) * 4)
+    wire.s(6, ack, ack=end)
+    for t in RESENDS_MS:
+        wire.c(t, at, 1460, ack=ack)
+    s = seen(wire)
+    assert s.main is not None
+    assert s.main.acked_ns is None
+    assert s.peer_silent
+
+
+def test_an_icmp_may_be_a_few_milliseconds_out_of_order() -> None:
+    """Interfaces of one host hand their packets over in turn."""
+    wire, at, _ = black_hole()
+    (icmp,) = seen(wire, (too_big(4.5, 1400, at),)).icmp  # before the packet that it quotes
+    assert icmp.suspicion is None
+
+
+def test_an_icmp_about_bytes_below_the_first_of_a_late_capture_is_believed() -> None:
+    """A capture that begins with later bytes: the resends that follow lie below what was seen first."""
+    wire = Wire().c(0, 14_600, 1460)
+    for t in RESENDS_MS:
+        wire.c(t, 0, 1460)
+    wire.s(20_000, ack=0)
+    (icmp,) = seen(wire, (too_big(250, 1400, 0),)).icmp
+    assert icmp.suspicion is None
+    assert len(icmp.resends_above) == 5
