@@ -1,4 +1,4 @@
-"""The examples in the project's Markdown files: found, run, and (by `make docs`) written anew; the README's picture too.
+"""The examples in the project's Markdown files: found, run, and (by `make docs`) written anew; the pictures too.
 
 In a ```console block every line that begins with `$ ` is a command, and what follows is its output, stdout and stderr
 together; a line `...` stands for any lines. A block of `python` is run as a script. Other blocks (`sh`, `yaml`, ...) are
@@ -86,16 +86,34 @@ def renew(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
-def draw_pictures() -> None:
-    """The README's picture, for light and for dark pages."""
+# Pictures of the documents, beside the captures that they are drawn from: name -> (capture, which of its report's plots).
+PICTURES = {
+    "blackhole-1400": ("blackhole-1400.sender.pcap", "black-hole-sequence"),
+    "blackhole-1400-receiver": ("blackhole-1400.receiver.pcap", "black-hole-sequence"),
+    "icmp-ignored": ("icmp-ignored.sender.pcap", "ignored-sequence"),
+    "incident-sizes-of-packets": ("incident.pcapng", "black-hole-sizes-of-packets"),
+    "incident-sizes-of-mails": ("incident.pcapng", "black-hole-sizes-of-mails"),
+    "outage-mid-mail": ("outage-mid-mail.sender.pcap", "outage-sizes-of-packets"),
+    "pix-split-3-drop": ("pix-split-3-drop.sender.pcap", "terminator-ladder"),
+}
+
+
+def picture(name: str, *, dark: bool = False) -> bytes:
+    """One picture as SVG, as the report of its capture shows it."""
     import analyzer
     from analyzer.report import plots
 
-    case = analyzer.analyze(ROOT / "sample_pcaps" / "blackhole-1400.sender.pcap")
-    trace = case.trace(1)
-    for name, dark in (("blackhole-1400.svg", False), ("blackhole-1400-dark.svg", True)):
-        drawn = plots.figure(lambda ax=None, dark=False: plots.sequence(trace, ax, dark=dark), dark=dark)
-        (ROOT / "sample_pcaps" / name).write_bytes(plots.image(drawn, "svg"))
+    capture, wanted = PICTURES[name]
+    case = analyzer.analyze(ROOT / "sample_pcaps" / capture)
+    plot = next(p for p in plots.plots_worth_drawing(case.data, case.proving_traces) if wanted in p.name)
+    return plots.image(plots.figure(plot.draw, dark=dark), "svg")
+
+
+def draw_pictures() -> None:
+    """Every picture, for light and for dark pages."""
+    for name in PICTURES:
+        for suffix, dark in (("", False), ("-dark", True)):
+            (ROOT / "sample_pcaps" / f"{name}{suffix}.svg").write_bytes(picture(name, dark=dark))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert file.exists(), f"{document.name} links to {target}"
         if anchor:
             assert anchor in {slug(heading) for heading in HEADING.findall(file.read_text(encoding="utf-8"))}, target
+
+
+@pytest.mark.parametrize("name", examples.PICTURES)
+def test_pictures_show_what_the_captures_say(name: str) -> None:
+    """Every word and number in a picture is what is drawn from its capture today (`make docs` draws it anew)."""
+    for suffix, dark in (("", False), ("-dark", True)):
+        kept = ROOT / "sample_pcaps" / f"{name}{suffix}.svg"
+        assert said(kept.read_bytes()) == said(examples.picture(name, dark=dark))
+    assert any(f"{name}.svg" in document.read_text(encoding="utf-8") for document in DOCUMENTS)
+
+
+def said(svg: bytes) -> list[str]:
+    """The text of a picture; its shapes may differ from one version of matplotlib to the next."""
+    texts = ["".join(e.itertext()).strip() for e in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts
+    return texts
 
 
 def slug(heading: str) -> str:
