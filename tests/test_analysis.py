@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from analyzer import analysis
+from analyzer.analysis import gathering, parts
 from analyzer.capture import reading
 from analyzer.report import json as report
 
@@ -27,7 +28,7 @@ SAMPLES = [
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captures of a few kilobytes are worth sharing, and have windows enough to be cut between them."""
-    monkeypatch.setattr(analysis, "_WORTH_SHARING_BYTES", 0)
+    monkeypatch.setattr(parts, "_WORTH_SHARING_BYTES", 0)
     monkeypatch.setattr(reading, "WINDOW_BYTES", 4096)
 
 
@@ -35,13 +36,13 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Grows by whether each part could be joined."""
     outcomes: list[bool] = []
-    joins = analysis._Analysis.joins
+    joins = gathering.Gathered.joins
 
     def told(self: Any, part: Any) -> bool:
         outcomes.append(joins(self, part))
         return outcomes[-1]
 
-    monkeypatch.setattr(analysis._Analysis, "joins", told)
+    monkeypatch.setattr(gathering.Gathered, "joins", told)
     return outcomes
 
 
@@ -108,7 +109,7 @@ def test_a_part_whose_process_dies_is_read_again(monkeypatch: pytest.MonkeyPatch
 
         os._exit(9)
 
-    monkeypatch.setattr(analysis, "_work", die)
+    monkeypatch.setattr(parts, "_work", die)
     assert report.render(analysis.analyze(capture, analysis.Options(jobs=2))) == one
 
 

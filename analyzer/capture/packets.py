@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,17 @@ def address_text(hi: int, lo: int) -> str:
     if hi == 0 and lo >> 32 == 0xFFFF:
         return str(IPv4Address(lo & 0xFFFFFFFF))
     return str(IPv6Address(hi << 64 | lo))
+
+
+def number_text(address: int) -> str:
+    """The same of a whole address as a 128-bit integer, IPv4 as IPv4-mapped IPv6."""
+    return address_text(address >> 64, address & (1 << 64) - 1)
+
+
+def address_number(text: str) -> int:
+    """The 128-bit integer of an address in its printable form. ValueError for what is none."""
+    ip = ip_address(text)
+    return int(ip) | 0xFFFF << 32 if ip.version == 4 else int(ip)
 
 
 class LazyColumns(Mapping[str, Array]):

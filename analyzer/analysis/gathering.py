@@ -1,0 +1,377 @@
+"""What is known while captures are read: a talk per connection, a ledger per path.
+
+Packets -> Tracker -> measure -> talks and sightings -> path ledgers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..capture.packets import Batch, CaptureInfo, IcmpError, address_number
+from ..detect import mails, paths
+from ..detect.inside import ends_of
+from ..detect.regular import RegularGroup
+from ..smtp.dialogue import Mail
+from ..smtp.terminator import LENGTH
+from ..tcp.connections import Group, HandedOver, Tracker
+from ..tcp.delivery import Delivery, Trace, measure
+from ..tcp.path_mtu import Sighting, examine
+from .options import Options
+
+# So many connections go through columns together: enough for NumPy to pay, few enough to need little memory.
+CONNECTIONS_AT_ONCE = 2048
+
+FourTuple = tuple[int, int, int, int]  # (source, source port, destination, destination port)
+
+
+class Part(NamedTuple):
+    """What was found out in one part of the captures."""
+
+    talks: list[mails.Talk]
+    ledgers: dict[tuple[str, str], paths.PathLedger]
+    captures: list[CaptureInfo]
+    counts: dict[str, int]
+    services: dict[int, int]
+    icmp: list[IcmpError]
+    used_icmp: set[tuple[int, int]]
+    clock_ns: int
+    points: dict[int, int]  # Points.of
+    handed_over: list[HandedOver]  # by each of its trackers
+    carries: bool
+    let_go: int
+    interrupted: bool
+
+
+@dataclass
+class Gathered:
+    """What is known while the captures are read: a talk per connection, a ledger per path."""
+
+    options: Options
+    captures: list[CaptureInfo] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    services: Counter[int] = field(default_factory=Counter)
+    icmp: list[IcmpError] = field(default_factory=list)
+    clock_ns: int = 0
+    interrupted: bool = False
+    talks: list[mails.Talk] = field(default_factory=list)
+    ledgers: dict[tuple[str, str], paths.PathLedger] = field(default_factory=dict)
+    points: Points = field(init=False)
+    _by_flow: dict[FourTuple, list[IcmpError]] = field(default_factory=lambda: defaultdict(list))
+    used_icmp: set[tuple[int, int]] = field(default_factory=set)
+    carries: bool = False  # what follows can not be read rightly without what the reader remembers
+    first_key: InitVar[int] = 1
+    continues: InitVar[bool] = False  # the beginning of the captures is read by somebody else
+    _next_key: int = field(init=False)
+    _next_mail: int = field(init=False)
+
+    def __post_init__(self, first_key: int, continues: bool) -> None:
+        self.points = Points(self.captures, self.options.ports, continues=continues)
+        self._next_key = self._next_mail = first_key
+
+    def part(self) -> Part:
+        """All that is known, to be joined to the part before."""
+        return Part(
+            self.talks,
+            self.ledgers,
+            self.captures,
+            dict(self.counts),
+            dict(self.services),
+            self.icmp,
+            self.used_icmp,
+            self.clock_ns,
+            self.points.of,
+            [tracker.hand_over() for tracker in self.points.trackers],
+            self.carries,
+            sum(tracker.let_go for tracker in self.points.trackers),
+            self.interrupted,
+        )
+
+    def joins(self, part: Part | None) -> bool:
+        """Take in the part that follows. False (and this is of no use any more) when it can not be joined exactly."""
+        if part is None:
+            return False
+        self.interrupted |= part.interrupted
+        let_go = part.let_go + sum(tracker.let_go for tracker in self.points.trackers)
+        if (self.carries or let_go) and not self.interrupted:
+            return False
+        self.captures[:] = part.captures
+        self.points.take(part.points)
+        for tracker, handed_over in zip(self.points.trackers, part.handed_over, strict=False):
+            if not tracker.join(handed_over):
+                return False
+        self.talks += part.talks
+        for ends, ledger in part.ledgers.items():
+            self._ledger(ends).join(ledger)
+        self.counts.update(part.counts)
+        self.services.update(part.services)
+        self.take_icmp(part.icmp)
+        self.used_icmp |= part.used_icmp
+        self.clock_ns = max(self.clock_ns, part.clock_ns)
+        self.carries = part.carries
+        return True
+
+    def renumber(self) -> None:
+        """Keys in the order of first packets, whatever order the connections closed in and whoever read them."""
+        self.talks.sort(key=lambda t: (t.start_ns, t.first_frame))
+        talk_key = {t.key: n for n, t in enumerate(self.talks, 1)}
+        mail_key = {m.key: n for n, m in enumerate((m for t in self.talks for m in t.mails), 1)}
+        for t in self.talks:
+            t.key = talk_key[t.key]
+            for m in t.mails:
+                m.key, m.talk = mail_key[m.key], t.key
+        for ledger in self.ledgers.values():
+            ledger.connections = sorted(talk_key[k] for k in ledger.connections)
+            ledger.messages = sorted(mail_key[k] for k in ledger.messages)
+            ledger.views = [
+                view._replace(
+                    connection=talk_key[view.connection],
+                    stuck_messages=tuple(mail_key[k] for k in view.stuck_messages),
+                )
+                for view in ledger.views
+            ]
+            ledger.views.sort(key=lambda view: view.connection)
+
+    def take_icmp(self, errors: Sequence[IcmpError]) -> None:
+        for e in errors:
+            self.icmp.append(e)
+            if e.quoted_src_port is not None and e.quoted_dst_port is not None:
+                self._by_flow[(e.quoted_src, e.quoted_src_port, e.quoted_dst, e.quoted_dst_port)].append(e)
+
+    def count_services(self, tcp_ports: Any) -> None:
+        for port in tcp_ports.nonzero()[0].tolist():
+            self.services[port] += int(tcp_ports[port])
+
+    def take_batch(self, batch: Batch) -> None:
+        """The next packets of the captures; connections that are over by now are judged and let go."""
+        self.carries = batch.carries
+        self.take_icmp(batch.icmp)
+        if batch.last_time_ns is not None:
+            self.clock_ns = max(self.clock_ns, batch.last_time_ns)
+        self.counts.update(batch.counts)
+        if batch.tcp_ports is not None:
+            self.count_services(batch.tcp_ports)
+        self.take(self.points.tracker().add(batch.packets, batch.last_time_ns))
+
+    def finish(self) -> None:
+        """Judge what is still open; nothing can be taken after it."""
+        for tracker in self.points.trackers:
+            self.take(tracker.finish())
+            if tracker.let_go:
+                self.counts["let_go"] += tracker.let_go
+
+    def take(self, group: Group) -> None:
+        """Judge the connections that are over."""
+        for part in group.parts(CONNECTIONS_AT_ONCE):
+            self._take_part(part)
+
+    def _take_part(self, group: Group) -> None:
+        delivery = measure(group)
+        self.counts["tcp_connections"] += len(group)
+        regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns) if self.options.shortcuts else None
+        for k, silent in enumerate(self._silent(delivery)):
+            if silent:
+                self._next_key += 1
+                self.counts["not_smtp"] += 1
+                continue
+            if regular is None or not regular.regular[k]:
+                trace = delivery.trace(k)
+                if not self._take_connection(trace):
+                    trace.part()
+                continue
+            talk = regular.talk(k, self._next_key, self._next_mail)
+            if talk is None:
+                trace = delivery.trace(k)
+                talk = mails.read_talk(self._next_key, trace, self.clock_ns, self._next_mail)
+                trace.part()
+            self._next_key += 1
+            if not self._is_smtp(talk) and not self.options.all_tcp:
+                self.counts["not_smtp"] += 1
+                continue
+            self._next_mail += len(talk.mails)
+            self.talks.append(talk)
+            for direction, ends in enumerate(((talk.client[0], talk.server[0]), (talk.server[0], talk.client[0]))):
+                ledger = self._ledger(ends)
+                regular.add_to(ledger, k, direction, talk)
+                if not direction:
+                    ledger.messages += [m.key for m in talk.mails]
+
+    def _silent(self, delivery: Delivery) -> list[bool]:
+        """Per connection: nobody said anything (scans, floods), so that it is no SMTP."""
+        if self.options.all_tcp:
+            return [False] * len(delivery.group)
+        spoken = np.append(0, np.cumsum(delivery.group.table.payload_bytes > 0))[delivery.group.first]
+        silent: list[bool] = (np.diff(spoken) == 0).tolist()
+        return silent
+
+    def _quoted(self, delivery: Delivery) -> Any:
+        """Mask of the connections that some ICMP error quotes."""
+        quoted = np.zeros(len(delivery.group), bool)
+        if self._by_flow:
+            heads = delivery.group.table[delivery.group.first[:-1]]
+            columns = (heads.src_hi, heads.src_lo, heads.src_port, heads.dst_hi, heads.dst_lo, heads.dst_port)
+            for k, (a, b, port, c, d, other) in enumerate(zip(*(x.tolist() for x in columns), strict=True)):
+                one, two = (a << 64 | b, port), (c << 64 | d, other)
+                quoted[k] = (*one, *two) in self._by_flow or (*two, *one) in self._by_flow
+        return quoted
+
+    def _ledger(self, ends: tuple[str, str]) -> paths.PathLedger:
+        ledger = self.ledgers.get(ends)
+        if ledger is None:
+            ledger = self.ledgers[ends] = paths.PathLedger(*ends)
+        ledger.capture_end_ns = max(ledger.capture_end_ns, self.clock_ns)
+        return ledger
+
+    def _take_connection(self, trace: Trace) -> bool:
+        """Read and weigh one connection the long way; True when its trace is kept as evidence."""
+        key = self._next_key
+        self._next_key += 1
+        trace.icmp = self._icmp_of(trace)
+        said = self.options.said_in_tls.get(ends_of(trace.client, trace.server), ())
+        talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail, said)
+        is_smtp = self._is_smtp(talk)
+        if not is_smtp and not self.options.all_tcp:
+            self.counts["not_smtp"] += 1
+            return False
+        self._next_mail += len(talk.mails)
+        self.talks.append(talk)
+        self.used_icmp.update((e.capture, e.frame) for e in trace.icmp)
+        return self._weigh(key, trace, talk)
+
+    def _is_smtp(self, talk: mails.Talk) -> bool:
+        """An SMTP dialogue; or, on a port of SMTP, data of which the beginning was not captured or is TLS."""
+        if talk.dialogue.is_smtp:
+            return True
+        return talk.server[1] in self.options.ports and talk.client_bytes + talk.server_bytes > 0
+
+    def _icmp_of(self, trace: Trace) -> list[IcmpError]:
+        if not self._by_flow:
+            return []
+        a, b = (
+            (address_number(trace.client.ip), trace.client.port),
+            (address_number(trace.server.ip), trace.server.port),
+        )
+        found = self._by_flow.get((*a, *b), []) + self._by_flow.get((*b, *a), [])
+        # ports are used again: only what arrived while this connection lived (and a little later: slow routers)
+        # (a capture that begins in mid-connection may show the ICMP first)
+        from_ns = trace.start_ns if trace.handshake_seen else trace.start_ns - 5_000_000_000
+        return [e for e in found if from_ns <= e.time_ns <= trace.end_ns + 5_000_000_000]
+
+    def _weigh(self, key: int, trace: Trace, talk: mails.Talk) -> bool:
+        """Both directions into their ledgers; True when one of them keeps the packets as evidence."""
+        kept = False
+        for sighting, sender_is in zip(examine(trace, self.clock_ns), ("client", "server"), strict=True):
+            ends = (trace.client.ip, trace.server.ip)
+            ledger = self._ledger(ends if sender_is == "client" else ends[::-1])
+            lost = self._lost_at(sighting)
+            stuck: list[int] = []
+            if sender_is == "client":
+                ledger.messages += [m.key for m in talk.mails]
+                stuck = _stuck_mails(talk, sighting, lost)
+            kept |= ledger.add(
+                paths.View(
+                    key,
+                    trace,
+                    sighting,
+                    sender_is,
+                    tuple(stuck),
+                    _in_handshake(talk, lost),
+                    sender_is == "client"
+                    and lost is not None
+                    and any(_in_terminator(m, lost) for m in talk.dialogue.mails),
+                    sender_is == "client" and _after_go_ahead(talk, lost),
+                    talk.stream,
+                )
+            )
+        return kept
+
+    @staticmethod
+    def _lost_at(sighting: Sighting) -> int | None:
+        main = sighting.main
+        if main is not None and main.acked_ns is None:
+            return int(main.seq)
+        if sighting.hole is not None and sighting.hole.filled_ns is None:
+            return int(sighting.hole.seq)
+        return None
+
+
+def _stuck_mails(talk: mails.Talk, sighting: Sighting, lost: int | None) -> list[int]:
+    """The mails whose bytes are those that the path lost."""
+    stuck = []
+    for m, mail in zip(talk.mails, talk.dialogue.mails, strict=True):
+        # 421: the server's own time-out, not an answer to the mail (RFC 5321 3.8)
+        if lost is None or not m.in_data or (m.answered is True and m.reply_code != 421):
+            continue
+        end = mail.terminator_end or max(mail.body_end or 0, lost + 1)
+        m.stuck = mail.start <= lost < end
+        if m.stuck:
+            stuck.append(m.key)
+            if sighting.hole is not None:
+                # behind the narrow link the packets that this mail needed are not seen, their hole is
+                m.largest_packet_bytes = max(m.largest_packet_bytes or 0, sighting.hole.lost_ip_bytes)
+    return stuck
+
+
+def _in_handshake(talk: mails.Talk, lost: int | None) -> bool:
+    """A TLS handshake message is what hangs, before any mail."""
+    tls_start = talk.dialogue.tls_client_start
+    if tls_start is None or lost is None or lost < tls_start or any(m.in_data for m in talk.mails):
+        return False
+    return not any(command.start >= tls_start for command in talk.dialogue.commands)  # read with its keys
+
+
+def _after_go_ahead(talk: mails.Talk, lost: int | None) -> bool:
+    """The loss begins where large data first leaves: behind DATA and its 354, behind STARTTLS, in a BDAT chunk."""
+    places = {mail.data.end for mail in talk.dialogue.mails if mail.data is not None}
+    places |= {m.data.start for m in talk.dialogue.mails if m.via == "bdat" and m.data is not None}
+    return lost is not None and lost in places | {talk.dialogue.tls_client_start}
+
+
+def _in_terminator(mail: Mail, offset: int) -> bool:
+    """The stuck bytes begin inside `.CRLF`: what a PIX swallows, and no packet of that size is lost for its size."""
+    return (
+        not mail.in_tls
+        and mail.terminator_end is not None
+        and mail.terminator_end - LENGTH + 3 <= offset < mail.terminator_end
+    )
+
+
+class Points:
+    """The points of capture: files of a rotated set follow each other at one of them; captures that overlap in time were
+    taken at different ones, and what both hold are the same packets seen twice, not resends."""
+
+    def __init__(self, captures: list[CaptureInfo], ports: frozenset[int], *, continues: bool = False) -> None:
+        self.captures = captures  # grows while they are read; the last one is being read
+        self.ports = ports
+        self.continues = continues
+        self.trackers: list[Tracker] = []  # one per point
+        self.of: dict[int, int] = {}  # capture id -> point, from 0
+
+    def tracker(self) -> Tracker:
+        """The tracker for the capture that is being read."""
+        current = self.captures[-1]
+        if current.id not in self.of:
+            taken = {self.of[x.id] for x in self.captures[:-1] if x.id in self.of and _overlap(x, current)}
+            self.of[current.id] = next(n for n in range(len(taken) + 1) if n not in taken)
+            self._make_trackers()
+        return self.trackers[self.of[current.id]]
+
+    def take(self, of: dict[int, int]) -> None:
+        """The points as they are known where the captures were read further."""
+        self.of |= of
+        self._make_trackers()
+
+    def _make_trackers(self) -> None:
+        while len(self.trackers) <= max(self.of.values(), default=-1):
+            self.trackers.append(Tracker(self.ports, continues=self.continues))
+
+
+def _overlap(earlier: CaptureInfo, later: CaptureInfo) -> bool:
+    """The second begins inside the first (captures are read in the order of their first packets)."""
+    if earlier.first_ns is None or earlier.last_ns is None or later.first_ns is None:
+        return False
+    return earlier.first_ns <= later.first_ns < earlier.last_ns

@@ -1,0 +1,248 @@
+"""From ledgers and talks to the finished case: subjects, findings, ids."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from .. import case as c
+from ..capture.packets import number_text
+from ..detect import mails, paths
+from ..detect.engine import ADDED, Draft, judge, screen
+from ..detect.facts import VOCABULARY, Subject, Value
+from ..detect.rule import RulePack
+from ..summary import HANGING, limits, summarize
+from .gathering import Gathered
+from .rows import connection_row, finding_row, message_row, passed_over_notes, path_row, seen_twice
+
+
+class Verdict:
+    """From ledgers and talks to the finished case: subjects, findings, ids."""
+
+    def __init__(self, run: Gathered, pack: RulePack) -> None:
+        run.renumber()
+        self.run = run
+        self.pack = pack
+        self.talks = run.talks
+        self.by_key = {t.key: t for t in self.talks}
+
+    def case(self) -> c.Case:
+        run = self.run
+        self._stray_icmp()
+        ledgers = sorted(run.ledgers.values(), key=self._ledger_order)
+        weighed, subjects, silent = [], [], []
+        may_fire = self._screen("path", tuple(VOCABULARY["path"].keys() - ADDED))
+        rows: dict[tuple[Value, ...], dict[str, Value]] = {}
+        for number, ledger in enumerate(ledgers, 1):
+            stuck = tuple(dict.fromkeys(m for v in ledger.views for m in v.stuck_messages))
+            w = paths.weigh(ledger, stuck)
+            w.subject.paths = (number,)
+            self._mail_facts(w, ledger)
+            weighed.append(w)
+            if not ledger.is_plain or may_fire(w.subject.facts):
+                subjects.append(w.subject)
+            else:
+                silent.append(w.subject)
+                # what comparisons and its row need: alike on many paths, and there may be very many
+                kept = {name: w.subject.facts[name] for name in ("captured_at", "ip_version", "mtu_at_least")}
+                w.subject.facts = rows.setdefault(tuple(kept.values()), kept)
+        self._compare_paths(weighed)
+        subjects += self._host_subjects(weighed)
+        subjects.append(self._case_subject())
+        subjects += mails.message_subjects(self.talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
+        subjects += mails.connection_subjects(self.talks, self._screen("connection", mails.CONNECTION_SCREEN))
+        subjects += mails.server_subjects(self.talks, self._screen("server", mails.SERVER_SCREEN), run.options.stripped)
+        drafts = judge(self.pack, subjects, silent=silent)
+        return self._finish(drafts, ledgers, weighed)
+
+    def _host_subjects(self, weighed: list[paths.Weighed]) -> list[Subject]:
+        """One subject per host that sends data on a path where something was lost."""
+        by_sender: dict[str, list[paths.Weighed]] = defaultdict(list)
+        for w in weighed:
+            by_sender[w.subject.sender or ""].append(w)
+        subjects = []
+        for sender, own in by_sender.items():
+            broken = [w for w in own if w.mtu_below_by_loss is not None]
+            if broken:
+                # an MTU was tested where something as large as what broke elsewhere was sent
+                below = min(w.mtu_below_by_loss or 0 for w in broken)
+                tested = [w for w in own if w in broken or (w.mtu_at_least or 0) >= below]
+                subjects.append(
+                    Subject(
+                        kind="host",
+                        facts={"sender": sender, "paths_broken": len(broken), "paths_tested": len(tested)},
+                        sender=sender,
+                        connections=tuple(k for w in broken for k in w.subject.connections),
+                        paths=tuple(n for w in broken for n in w.subject.paths),
+                        key="host",
+                    )
+                )
+        return subjects
+
+    def _case_subject(self) -> Subject:
+        captures = self.run.captures
+        records = [m for t in self.talks for m in t.mails]
+        return Subject(
+            kind="case",
+            facts={
+                "connections_total": self.run.counts["tcp_connections"],
+                "mails_total": len(records),
+                "mails_passed": sum(1 for m in records if m.answered),
+                "mails_hung": sum(1 for m in records if m.stuck or m.outcome in HANGING),
+                "captures": len(captures),
+                "captures_incomplete": sum(1 for x in captures if not x.complete),
+            },
+            key="case",
+        )
+
+    def _screen(self, kind: str, known: tuple[str, ...]) -> mails.MayFire:
+        return screen(self.pack, kind, known if self.run.options.shortcuts else ())
+
+    def _ledger_order(self, ledger: paths.PathLedger) -> tuple[int, int]:
+        first = min((self.by_key[k].start_ns, k) for k in ledger.connections)
+        client_sends = self.by_key[first[1]].client[0] == ledger.sender
+        return first[0], 0 if client_sends else 1
+
+    def _stray_icmp(self) -> None:
+        """ "Too big" that quotes a flow between hosts that we know, but no connection of theirs; and other unreachables."""
+        run = self.run
+        by_sender: dict[str, list[paths.PathLedger]] = defaultdict(list)
+        for known in run.ledgers.values():
+            by_sender[known.sender].append(known)
+        for e in run.icmp:
+            ledger: paths.PathLedger | None = run.ledgers.get((number_text(e.quoted_src), number_text(e.quoted_dst)))
+            if not e.is_too_big:
+                if ledger is not None:
+                    ledger.other_errors.append(e)
+            elif (e.capture, e.frame) not in run.used_icmp:
+                if ledger is None and by_sender.get(number_text(e.dst)):
+                    ledger = by_sender[number_text(e.dst)][0]
+                if ledger is not None:
+                    ledger.stray_icmp.append(e)
+
+    def _mail_facts(self, w: paths.Weighed, ledger: paths.PathLedger) -> None:
+        """Which mails of this path passed and which hang, by size of mail and of packet (mail direction only)."""
+        records = [
+            m for k in ledger.connections for m in self.by_key[k].mails if self.by_key[k].client[0] == ledger.sender
+        ]
+        records = [m for m in records if m.in_data]
+        records.sort(key=lambda m: m.start_ns or 0)
+        refused = {"rejected", "deferred"}
+        passed = [m for m in records if m.answered and m.outcome not in refused]
+        hung = [
+            m
+            for m in records
+            if m.answered is False and (m.stuck or m.outcome in ("end-of-data-timeout", "lost-connection"))
+        ]
+        f = w.subject.facts
+        f["mails_passed"], f["mails_hung"] = len(passed), len(hung)
+        if not hung:
+            return
+        first_hang = min(m.start_ns or 0 for m in hung)
+        f["passed_after_first_hang"] = sum(1 for m in passed if (m.start_ns or 0) > first_hang)
+
+        def of(pick: Callable[[list[int]], int], values: list[int | None]) -> int | None:
+            known = [v for v in values if v is not None]
+            return pick(known) if known else None
+
+        unseen = f.get("smallest_lost_bytes") if f.get("hole_connections") else None
+
+        def needed(m: mails.MailRecord) -> int | None:
+            """The mail's largest packet; at the receiver the one that never came, whose size its connection's MSS tells."""
+            if m.stuck and isinstance(unseen, int):
+                return max(m.largest_packet_bytes or 0, unseen)
+            return m.largest_packet_bytes
+
+        extremes = {
+            "largest_passed_packet_bytes": of(max, [m.largest_packet_bytes for m in passed]),
+            "smallest_hung_packet_bytes": of(min, [needed(m) for m in hung]),
+            "largest_passed_mail_bytes": of(max, [m.size for m in passed]),
+            "smallest_hung_mail_bytes": of(min, [m.size or m.data_bytes_sent for m in hung]),
+        }
+        f |= {k: v for k, v in extremes.items() if v is not None}
+        packet = extremes["smallest_hung_packet_bytes"]
+        size = extremes["smallest_hung_mail_bytes"]
+        f["long_mail_in_small_packets"] = any(
+            m.size is not None
+            and size is not None
+            and packet is not None
+            and m.size >= size
+            and (m.largest_packet_bytes or packet) < packet
+            for m in passed
+        )
+
+    def _compare_paths(self, weighed: list[paths.Weighed]) -> None:
+        """What the same sender's other paths show: large packets that pass elsewhere, or die alike."""
+        by_sender: dict[str | None, list[paths.Weighed]] = defaultdict(list)
+        for w in weighed:
+            by_sender[w.subject.sender].append(w)
+        for w in weighed:
+            below = w.subject.facts.get("mtu_below")
+            if not isinstance(below, int):
+                continue
+            others = [o for o in by_sender[w.subject.sender] if o is not w]
+            w.subject.facts["other_receivers_large_ok"] = sum(1 for o in others if (o.mtu_at_least or 0) >= below)
+            w.subject.facts["other_receivers_broken"] = sum(1 for o in others if o.mtu_below_by_loss is not None)
+        self._compare_families(weighed)
+
+    def _compare_families(self, weighed: list[paths.Weighed]) -> None:
+        """Whether the same two hosts, known by the names in EHLO and greeting, get large packets by the other IP version."""
+        names: dict[str | None, str] = {}
+        for t in self.talks:
+            greeted = (t.banner_text or "").split(" ")[0].lower()
+            if "." in greeted and not t.masked:
+                names[t.server[0]] = greeted
+            if t.dialogue.client_name and "." in t.dialogue.client_name:
+                names[t.client[0]] = t.dialogue.client_name.lower()
+        largest: dict[tuple[str, str, object], int] = defaultdict(int)
+        ends = {id(w): (names.get(w.subject.sender), names.get(w.subject.receiver)) for w in weighed}
+        for w in weighed:
+            sender, receiver = ends[id(w)]
+            if sender and receiver:
+                key = (sender, receiver, w.subject.facts["ip_version"])
+                largest[key] = max(largest[key], w.mtu_at_least or 0)
+        for w in weighed:
+            (sender, receiver), below = ends[id(w)], w.subject.facts.get("mtu_below")
+            if sender and receiver and isinstance(below, int):
+                other = (sender, receiver, 4 if w.subject.facts["ip_version"] == 6 else 6)
+                if other in largest:
+                    w.subject.facts["other_family_ok"] = largest[other] >= below
+
+    # ------------------------------------------------------------ ids and rows
+
+    def _finish(self, drafts: list[Draft], ledgers: list[paths.PathLedger], weighed: list[paths.Weighed]) -> c.Case:
+        run = self.run
+        named = {k for d in drafts for k in d.connections}
+        listed = [t for t in self.talks if self._is_listed(t) or t.key in named]
+        conn_id = {t.key: i for i, t in enumerate(listed, 1)}
+        records = [m for t in listed for m in t.mails]
+        mail_id = {m.key: i for i, m in enumerate(records, 1)}
+        verdicts: dict[int, tuple[str, Draft]] = {}
+        for d in drafts:
+            for number in d.paths:
+                if d.verdict and number not in verdicts:
+                    verdicts[number] = (d.verdict, d)
+        case = c.Case(
+            captures=run.captures,
+            connections=[connection_row(t, conn_id[t.key]) for t in listed],
+            messages=[message_row(m, mail_id[m.key], conn_id[m.talk]) for m in records],
+            icmp=sorted(run.icmp, key=lambda e: (e.time_ns, e.capture, e.frame)),
+            services=dict(run.services),
+            counts=dict(run.counts),
+            interrupted=run.interrupted,
+        )
+        case.paths = [
+            path_row(number, ledger, w, verdicts.get(number), conn_id)
+            for number, (ledger, w) in enumerate(zip(ledgers, weighed, strict=True), 1)
+            if any(k in conn_id for k in ledger.connections)
+        ]
+        path_id = {p.id: i for i, p in enumerate(case.paths, 1)}
+        for p in case.paths:
+            p.id = path_id[p.id]
+        case.findings = [finding_row(i, d, conn_id, mail_id, path_id) for i, d in enumerate(drafts, 1)]
+        case.summary = summarize(case)
+        case.limits = seen_twice(listed, run.points.of) + passed_over_notes(listed, conn_id) + limits(case)
+        return case
+
+    def _is_listed(self, t: mails.Talk) -> bool:
+        return t.dialogue.is_smtp or t.server[1] in self.run.options.ports
