@@ -108,6 +108,8 @@ def read_records(windows: Windows, info: CaptureInfo) -> Iterator[Records]:
         yield from _Pcapng(windows, info).records()
     elif len(head) >= 4 and struct.unpack_from("<I", head)[0] in PCAP_MAGICS:
         yield from _Pcap(windows, info).records()
+    elif len(head) < 12:
+        _report_end(windows, info, "not a capture: neither pcap nor pcapng")
     else:
         problem(info, "not a capture: neither pcap nor pcapng")
 

@@ -78,7 +78,8 @@ class Source:
         self.compression = _compression(head)
         if not self.compression:
             return packed
-        unpacked = _decompressor(self.compression, io.BufferedReader(_AsFile(packed), PACKED_BYTES))
+        file = _AsFile(packed, ends_at_error=True)
+        unpacked = _Unpacked(_decompressor(self.compression, io.BufferedReader(file, PACKED_BYTES)), file)
         inner, error = _read_up_to(unpacked, 6)
         if _compression(inner):
             unpacked.close()
@@ -241,8 +242,7 @@ def _compression(head: bytes) -> str:
 def _decompressor(name: str, packed: BinaryIO) -> Stream:
     """A stream of the unpacked bytes, by the fastest library that is installed."""
     if name == "gzip":
-        module = _first_module("isal.igzip", "gzip")
-        return cast(Stream, module.GzipFile(fileobj=packed, mode="rb"))
+        return _Gzip(packed)
     if name == "xz":
         return _Xz(packed)
     if name == "bz2":
@@ -315,6 +315,62 @@ class _Rejoined:
             self._beneath.close()
 
 
+class _Unpacked:
+    """What a decompressor makes of a file. When the file could not be read on, that is why it ends."""
+
+    def __init__(self, unpacker: Stream, packed: _AsFile) -> None:
+        self._unpacker = unpacker
+        self._packed = packed
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        try:
+            got = self._unpacker.readinto(buffer)
+        except Exception:
+            if self._packed.error is not None:
+                raise self._packed.error from None
+            raise
+        if not got and self._packed.error is not None:
+            raise self._packed.error
+        return got
+
+    def close(self) -> None:
+        self._unpacker.close()
+
+
+class _Gzip:
+    """gzip (RFC 1952) piece by piece: of a file that was cut off comes out all that went in, which GzipFile holds back."""
+
+    WBITS = 31  # zlib.h: 15 for the largest window, and 16 for the header and trailer of gzip
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._zlib = _first_module("isal.isal_zlib", "zlib")
+        self._packed = packed
+        self._unpacker = self._zlib.decompressobj(wbits=self.WBITS)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        size = min(len(buffer), 4 << 20)
+        while True:
+            if self._unpacker.eof:  # members may follow each other, with zeros between and behind them
+                packed = self._unpacker.unused_data.lstrip(b"\0")
+                while not packed:
+                    more = self._packed.read(PACKED_BYTES)
+                    if not more:
+                        return 0
+                    packed = more.lstrip(b"\0")
+                self._unpacker = self._zlib.decompressobj(wbits=self.WBITS)
+            else:
+                packed = self._unpacker.unconsumed_tail or self._packed.read(PACKED_BYTES)
+            data = self._unpacker.decompress(packed, size)
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+            if not packed and not self._unpacker.eof:
+                raise EOFError("the compressed file ends in the middle")
+
+    def close(self) -> None:
+        self._packed.close()
+
+
 class _Xz:
     """xz with a limit on memory, which Python's LZMAFile does not have: a few bytes can ask for a dictionary of 4 GB."""
 
@@ -353,16 +409,30 @@ class _Xz:
 
 
 class _AsFile(io.RawIOBase):
-    """What decompressors want to read from."""
+    """What decompressors want to read from.
 
-    def __init__(self, stream: Stream) -> None:
+    ends_at_error: a read that fails looks like the end of the file, and `error` tells why. A decompressor that meets an
+    exception forgets what it had read until then.
+    """
+
+    def __init__(self, stream: Stream, *, ends_at_error: bool = False) -> None:
         self._stream = stream
+        self._ends_at_error = ends_at_error
+        self.error: OSError | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        return self._stream.readinto(memoryview(buffer)) or 0
+        if self.error is not None:
+            return 0
+        try:
+            return self._stream.readinto(memoryview(buffer)) or 0
+        except OSError as error:
+            if not self._ends_at_error:
+                raise
+            self.error = error
+            return 0
 
     def close(self) -> None:
         if not self.closed:

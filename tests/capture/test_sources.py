@@ -74,6 +74,8 @@ def test_cut_off_compressed_file(tmp_path: Path, name: str, keep: float) -> None
     result = read_all(packed)
     assert not result.captures[0].complete
     assert len(result.problems) == 1
+    if name in ("gzip", "xz"):  # the others unpack whole blocks, of 64 KB and more
+        assert len(result.packets) > (keep - 0.1) * len(PACKETS)
 
 
 def test_damaged_compressed_file(tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
+import lzma
 import os
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -156,6 +161,77 @@ def test_a_tshark_that_does_otherwise(tmp_path: Path, version: str, acts: str, s
     assert "\033" not in done.stderr + done.stdout
     assert "internal error" not in done.stderr
     assert "black hole" in done.stdout
+
+
+# A disk that fails: read() of the file named FAILS_IN gives EIO from byte FAILS_AT on.
+FAILING_DISK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+ssize_t read(int file, void *into, size_t size) {
+    ssize_t (*real)(int, void *, size_t) = dlsym(RTLD_NEXT, "read");
+    char link[40], path[4096];
+    const char *name = getenv("FAILS_IN");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (name && length > 0) {
+        path[length] = 0;
+        long fails_at = atol(getenv("FAILS_AT"));
+        off_t at = lseek(file, 0, SEEK_CUR);
+        if (!strcmp(path, name) && at >= fails_at) { errno = EIO; return -1; }
+        if (!strcmp(path, name) && at + (off_t)size > fails_at) size = fails_at - at;
+    }
+    return real(file, into, size);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    place = tmp_path_factory.mktemp("disk")
+    (place / "disk.c").write_text(FAILING_DISK)
+    library = place / "disk.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, place / "disk.c", "-ldl"], check=True)
+    return library
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": lambda data: gzip.compress(data, 0),  # as long as it was, so that it can fail in the middle
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
+
+
+@pytest.mark.parametrize(
+    ("packed", "fails_at", "frames"),
+    [("plain", 0, 0), ("plain", 3, 0), ("plain", 100, 1), ("plain", 20_000, 5), ("gzip", 3, 0), ("gzip", 20_000, 5),
+     ("bz2", 1000, 0), ("xz", 1000, 1)],
+)  # fmt: skip
+def test_a_disk_that_fails_while_it_is_read(
+    failing_disk: Path, tmp_path: Path, packed: str, fails_at: int, frames: int
+) -> None:
+    """EIO at some byte: said with its place, status 3, and what came before it is analysed; so is the other capture."""
+    capture = tmp_path / "capture"
+    capture.write_bytes(PACKED[packed](SAMPLE.read_bytes()))
+    env = os.environ | {"LD_PRELOAD": str(failing_disk), "FAILS_IN": str(capture), "FAILS_AT": str(fails_at)}
+    done = command("analyze", capture, ROOT / "sample_pcaps" / "clean-swaks.sender.pcap", "--json", "-", env=env)
+    assert done.returncode == 3, done.stderr
+    assert "input/output error" in done.stderr.lower()
+    case = json.loads(done.stdout)
+    broken, whole = sorted(case["captures"], key=lambda c: c["complete"])
+    assert "input/output error" in " ".join(broken["problems"]).lower()
+    assert whole["complete"]
+    assert (broken["frames"] > 0) == (frames > 0)
+    assert broken["frames"] >= frames
 
 
 def test_temporary_files_are_private_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
