@@ -264,11 +264,13 @@ class Tracker:
         """Take what the part behind this one handed over. False when it may have taken the rest of a connection of ours
         for one of its own, or if not all can be told apart: then the capture has to be read in one."""
         held = self._open
-        known = np.isin(part.key, held.key)
+        head_key = _flow_keys(part.heads)[0]
+        with_data = np.append(held.key[held.flags & (SYN | RST) == 0], head_key[part.heads.flags & (SYN | RST) == 0])
+        known = np.isin(part.key, held.key) & (part.isn >= 0)
         for key, swapped, isn in zip(part.key[known], part.swapped[known], part.isn[known], strict=True):
             rows = held.key == key
-            flags, ours = held.flags[rows], held.swapped[rows] == swapped
-            if (held.seq[rows][ours & ((flags & SYN) != 0)] == isn).any() or not (flags & (SYN | RST) == 0).any():
+            ours = (held.swapped[rows] == swapped) & ((held.flags[rows] & SYN) != 0)
+            if (held.seq[rows][ours] == isn).any() or key not in with_data:
                 return False
         for packets in (part.heads, part.open):
             key, swapped = _flow_keys(packets)
@@ -335,7 +337,7 @@ class Tracker:
             mine = np.repeat(heads, np.diff(first))
             self._heads.append(self._shelf.rows(np.sort(rows.place[mine])).detach())
         gone = head[over]
-        isn = np.where(syn[over], rows.seq[gone], -1).astype(np.int64)
+        isn = np.where(syn[over], rows.seq[gone].astype(np.int64), -1)
         self._gone.append((rows.key[gone], rows.swapped[gone], isn))
         return heads if heads.any() else None
 
