@@ -1,7 +1,7 @@
 """The examples in the project's Markdown files: found, run, and (by `make docs`) written anew; the pictures too.
 
 In a ```console block every line that begins with `$ ` is a command, and what follows is its output, stdout and stderr
-together; a line `...` stands for any lines. A block of `python` is run as a script. Other blocks (`sh`, `yaml`, ...) are
+together; a line `...` stands for any lines. A block of `python` is run as a script, one of `yaml` is checked. Other blocks (`sh`, ...) are
 for reading only. Everything runs in the project's folder.
 """
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("analyzer/**/*.md"), *ROOT.glob("sample_pcaps/**/*.md")])
-BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console|python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Command(NamedTuple):

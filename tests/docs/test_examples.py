@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import yaml
 
 from . import examples
 from .examples import BLOCK, DOCUMENTS, ROOT
@@ -41,6 +42,36 @@ def test_python_examples_run(block: str) -> None:
     """Every python block runs as it stands."""
     done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_recipes_for_ci_are_valid(block: str, tmp_path: Path) -> None:
+    """Every YAML block parses; what GitHub or GitLab is to read fulfils their published schema, and its commands are smtpscope's."""
+    from analyzer import cli
+
+    recipe = yaml.safe_load(block)
+    name = block.partition("\n")[0].removeprefix("# ")
+    schema = {".github/workflows/captures.yml": "github-workflows", ".gitlab-ci.yml": "gitlab-ci"}.get(name)
+    if schema is None:
+        assert isinstance(recipe, dict)
+        return
+    file = tmp_path / "recipe.yml"
+    file.write_text(block, encoding="utf-8")
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(file)]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    typed = re.findall(r"(?:- |run: )smtpscope (.*)", block)
+    assert typed
+    for line in typed:
+        assert cli.parser().parse_args(line.split()).fail_on == "medium"
+
+
+def test_the_recipes_are_there() -> None:
+    """One for GitHub Actions and one for GitLab CI, and the README leads to them."""
+    kept = "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    assert "# .github/workflows/captures.yml\n" in kept
+    assert "# .gitlab-ci.yml\n" in kept
+    assert "analyzer/batch/README.md#in-ci" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
+from lxml import etree
 
 from analyzer.case import Case
 from analyzer.report.junit import render
 
+SCHEMA = etree.XMLSchema(etree.parse(Path(__file__).parent / "junit.xsd"))
 RULES = ["pmtud-black-hole", "packet-loss", "small-mss"]
 
 
@@ -20,6 +23,27 @@ def test_the_numbers_add_up(case: str, request: pytest.FixtureRequest) -> None:
     for holder in (root, *root):
         for name, path in (("tests", ".//testcase"), ("failures", ".//failure"), ("errors", ".//error")):
             assert int(holder.attrib[name]) == len(holder.findall(path))
+
+
+@pytest.mark.parametrize("case", ["incident", "clean", "no_smtp", "broken", "hostile"])
+def test_it_is_valid(case: str, request: pytest.FixtureRequest) -> None:
+    """The document fulfils the schema beside this test, which is a part of the one that Jenkins publishes."""
+    SCHEMA.assertValid(etree.fromstring(render(request.getfixturevalue(case), RULES).encode()))
+
+
+def test_the_schema_finds_what_is_wrong(incident: Case) -> None:
+    """A result out of place, a count that is none, an attribute that nobody reads: each makes the document invalid."""
+    right = render(incident, RULES)
+    for old, new in (
+        ("<failure ", "<failure/><failure "), (' failures="', ' failures="some"  x="'), ("<testcase ", "<testcase host='x' "),
+        (' timestamp="2', ' timestamp="on 2'),
+    ):  # fmt: skip
+        assert old in right
+        try:
+            wrong = etree.fromstring(right.replace(old, new, 1).encode())
+        except etree.XMLSyntaxError:
+            pytest.fail(f"{new} is not even XML")
+        assert not SCHEMA.validate(wrong), new
 
 
 def test_a_suite_per_capture_and_a_case_per_rule(broken: Case) -> None:
