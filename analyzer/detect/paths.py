@@ -75,6 +75,19 @@ def _counts() -> dict[Any, int]:
     return defaultdict(int)
 
 
+# What is left of CR LF . CR LF behind a cut inside `.CRLF`, alone or with the QUIT that a pipelining client writes along.
+_PIECES_OF_ENDS = tuple(piece + quit_ for piece in (b"\r\n", b"\n") for quit_ in (b"", b"QUIT\r\n"))
+
+
+def _ends_a_mail(d: Direction, main: Stuck) -> bool:
+    """By the stuck bytes alone, where the dialogue is not known (a short snap length): all that is left is such a piece.
+    If not even these bytes were captured, it may be one."""
+    row = main.rows[-1]
+    if int(d.payload_bytes[row]) not in set(map(len, _PIECES_OF_ENDS)) or int(d.end[row]) < d.sent:
+        return False
+    return int(d.table.payload_captured[row]) < int(d.payload_bytes[row]) or d.table.payload(row) in _PIECES_OF_ENDS
+
+
 @dataclass(slots=True)
 class PathLedger:
     """All that was seen of one direction between two hosts."""
@@ -153,7 +166,9 @@ class PathLedger:
         # A sender that finds a way around a black hole needs three resends first, longer than a second: a hole that was
         # filled sooner is loss or reordering, which the counts above tell.
         hole = s.hole is not None and (s.hole.filled_ns is None or s.hole.s >= BRIEF_HOLE_S)
-        if s.stuck or hole or s.icmp or s.ack_past_hole or s.sack_outside:
+        if s.stuck or hole or s.icmp or s.ack_past_hole or s.sack_outside or s.cut:
+            if s.main is not None and _ends_a_mail(d, s.main):
+                view = view._replace(at_end_of_mail=True)
             view.trace.let_go()
             self.views.append(view)
             return True
@@ -829,6 +844,11 @@ class _Weighing:
                 if not f["delivered_at_or_above_stuck"] and h.size_known:
                     below = min(below, h.lost_ip_bytes) if below is not None else h.lost_ip_bytes
         at_least = self._largest_delivered(changed_ns, below)
+        # what passed once, was lost later and came again in smaller packets only: the route is narrower by now
+        for v in p.views:
+            for size, sent_ns in v.sighting.cut_ns.items():
+                if at_least is not None and at_least >= size and not self._passed_at(size, sent_ns):
+                    at_least = self._largest_delivered(sent_ns, size)
         return at_least, below
 
     def _passed_at(self, size: int, since_ns: int | None) -> bool:

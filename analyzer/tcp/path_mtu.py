@@ -159,6 +159,7 @@ class Sighting:
         default_factory=dict
     )  # somehow: routers may have cut them
     cut: dict[int, int] = field(default_factory=dict)  # size -> how many lost ones came again in smaller packets
+    cut_ns: dict[int, int] = field(default_factory=dict)  # size -> when the last of them was sent
     sent_segments: int = 0
     lost_segments: int = 0
     lost_joined: int = 0  # of these: frames that the ledger of sizes leaves out, since offload may have joined them
@@ -438,7 +439,9 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
         return
     sighting.lost_segments = max(int(superseded.sum()) - spurious, 0)
     sighting.lost_joined = int((superseded & ~whole).sum())
-    sighting.cut = _came_smaller(d, rows, superseded & whole)
+    for size, time_ns in _came_smaller(d, rows, superseded & whole):
+        sighting.cut[size] = sighting.cut.get(size, 0) + 1
+        sighting.cut_ns[size] = time_ns
     times, top = _acked_times(d)
     for row in rows[superseded].tolist():
         acked = _first_ack_above(times, top, int(d.seq[row]))
@@ -446,17 +449,15 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
         sighting.delayed_s = max(sighting.delayed_s, (until - int(d.time_ns[row])) / 1e9)
 
 
-def _came_smaller(d: Direction, rows: Ints, lost: Bools) -> dict[int, int]:
-    """Size -> how many lost packets came again in smaller ones: the sender had learnt that they were too big."""
-    found: dict[int, int] = {}
+def _came_smaller(d: Direction, rows: Ints, lost: Bools) -> Iterator[tuple[int, int]]:
+    """(size, when sent) of lost packets that came again in smaller ones: the sender had learnt that they were too big."""
     places = np.flatnonzero(lost)
     seqs = d.seq[rows[places]]
     carriers = next_carriers(seqs, places, d.seq[rows], d.end[rows])
     for place, seq, again in zip(places.tolist(), seqs.tolist(), carriers.tolist(), strict=True):
         size = int(d.ip_bytes[rows[place]])
         if again >= 0 and _wire_size(d, int(rows[again]), seq) < size - SAME_SIZE_BYTES:
-            found[size] = found.get(size, 0) + 1
-    return found
+            yield size, int(d.time_ns[rows[place]])
 
 
 def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
@@ -592,7 +593,7 @@ def _judge_icmp(d: Direction, errors: list[IcmpError], rtt_ns: int) -> list[Icmp
             big = after & (d.ip_bytes > limit) & ~d.offloaded
             if quoted is not None:
                 above = np.flatnonzero(big & (d.seq <= quoted) & (d.end > quoted)).tolist()
-                went_on = (_first_ack_above(times, top, quoted) or 0) > e.time_ns
+                went_on = (_first_ack_above(times, top, quoted) or 0) > e.time_ns - DISORDER_NS
             shrank = not big.any() or (mtu == 0 and went_on)
         out.append(IcmpSighting(e, suspicion, above, shrank, went_on))
     return out
@@ -812,7 +813,8 @@ def _duplicate_acks(d: Direction, main: Stuck, size: int, since: int) -> list[Pa
     dup = same[1:][p.payload_bytes[same[1:]] == 0]  # the first one answers what lies before the hole
     if not len(dup):
         return []
-    later = np.flatnonzero(d.data & (d.time_ns >= since) & (d.end > main.seq) & (d.time_ns < p.time_ns[dup[-1]]))
+    until = int(p.time_ns[dup[-1]]) + DISORDER_NS
+    later = np.flatnonzero(d.data & (d.time_ns >= since) & (d.end > main.seq) & (d.time_ns < until))
     for row in later.tolist():
         # the last piece of an offloaded frame is a packet of its own
         piece = _wire_size(d, row, int(d.end[row]) - 1)

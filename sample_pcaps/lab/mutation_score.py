@@ -118,20 +118,30 @@ def path_rows(case: Any, back: dict[str, str] | None = None) -> list[tuple[Any, 
     )  # fmt: skip
 
 
-def unsafe(case: Any, sidecar: dict[str, Any], smaller: int = 0, back: dict[str, str] | None = None) -> list[str]:
+def _allowed(sidecar: dict[str, Any]) -> set[str]:
+    """Rules that the recording, or a part of it, may bear out: where the fault is there, whatever became of it later
+    (a sender that found a way around it, a filter that was taken away), a part may show it by any of its names."""
+    truth = sidecar["truth"]
+    named = {d["rule"] for d in truth["diagnosis"]} | set(truth.get("allowed", []))
+    return named | (LIKE_BLACK_HOLE if named & LIKE_BLACK_HOLE else set())
+
+
+def unsafe(
+    case: Any, sidecar: dict[str, Any], smaller: int = 0, back: dict[str, str] | None = None, *, cuts: bool = False
+) -> list[str]:
     """What no mutation may do: a false black hole, a certain cause that is none, a bracket without the true value."""
     truth = sidecar["truth"]
-    true = {d["rule"] for d in truth["diagnosis"]}
-    allowed = true | set(truth.get("allowed", [])) | (LIKE_BLACK_HOLE if true & LIKE_BLACK_HOLE else set())
+    allowed = _allowed(sidecar)
     out = []
     for f in case.findings:
-        if f.rule in LIKE_BLACK_HOLE and not true & LIKE_BLACK_HOLE and f.rule not in allowed:
+        if f.rule in LIKE_BLACK_HOLE and f.rule not in allowed:
             out.append(f"FALSE {f.rule} ({f.confidence})")
         elif f.role == "cause" and f.confidence == "certain" and f.rule not in allowed:
             out.append(f"CERTAIN and wrong: {f.rule}")
         elif f.role == "cause" and f.confidence == "likely" and f.rule not in allowed:
             out.append(f"likely and wrong: {f.rule}")
-    if not smaller:
+    # a route that changes on the way has no single MTU; of a part of its capture nobody says which of them holds
+    if not smaller and not (cuts and sidecar["parameters"].get("path_mtu") is None):
         names = {v: k for k, v in (back or {}).items()}
         for d in truth["diagnosis"]:
             if d.get("path_mtu"):
@@ -140,7 +150,9 @@ def unsafe(case: Any, sidecar: dict[str, Any], smaller: int = 0, back: dict[str,
     return sorted(set(out))
 
 
-def changes(before: Any, after: Any, change: Change, back: dict[str, str] | None = None) -> list[str]:
+def changes(
+    before: Any, after: Any, change: Change, back: dict[str, str] | None = None, allowed: frozenset[str] = frozenset()
+) -> list[str]:
     """Differences between two cases that this mutation may not make."""
     out = []
     if change.same:
@@ -157,7 +169,7 @@ def changes(before: Any, after: Any, change: Change, back: dict[str, str] | None
     has = {f.rule for f in after.findings}
     like = LIKE_BLACK_HOLE & set(had)
     for f in after.findings:
-        if f.rule not in had and f.rule not in change.may_add and not (like and f.rule in LIKE_BLACK_HOLE):
+        if f.rule not in had and f.rule not in change.may_add | allowed and not (like and f.rule in LIKE_BLACK_HOLE):
             out.append(f"new {f.rule} ({f.role}, {f.confidence})")
         elif f.rule in had and RANK[f.confidence] > had[f.rule] and not change.may_strengthen:
             out.append(f"stronger {f.rule}: {f.confidence}")
@@ -218,7 +230,9 @@ def judge(capture: Path, sidecar: dict[str, Any], only: tuple[str, ...] = ()) ->
             back = names_back(original, changed) if renamed else None
             change = EXPECT[name]
             found = ", ".join(f"{f.rule} {f.confidence}" for f in after.findings) or "nothing"
-            out[name] = (unsafe(after, sidecar, change.smaller, back), changes(before, after, change, back), found)
+            broken = unsafe(after, sidecar, change.smaller, back, cuts=name.startswith(("ends", "begins")))
+            moved = changes(before, after, change, back, frozenset(_allowed(sidecar)))
+            out[name] = (broken, moved, found)
     return out
 
 
