@@ -121,3 +121,11 @@ def test_two_points_of_one_traffic_are_kept_apart() -> None:
     assert case.findings == []
     assert "compare" in case.limits[0]
     assert {analysis.trace(case, c.id).first_capture for c in case.connections} == {1, 2}
+
+
+@pytest.mark.parametrize("sample", sorted((ROOT / "sample_pcaps").glob("*.pcap*")), ids=lambda p: p.stem)
+def test_every_sample_is_told_alike_by_two_processes(sample: Path, small_windows: None, joined: list[bool]) -> None:
+    """Cut in the middle of what happened, wherever that is."""
+    one = report.render(analysis.analyze([str(sample)]))
+    assert report.render(analysis.analyze([str(sample)], analysis.Options(jobs=2))) == one
+    assert joined == [True]

@@ -41,7 +41,8 @@ class Span:
 
 WHOLE = Span()
 
-# Skimming costs so much of what reading and judging cost (measured: 0.1 to 0.4, the less SMTP the more; handing over counts as well).
+# Skimming costs so much of what reading and judging cost; what a process hands over counts as well (measured: 0.1 to
+# 0.4, the less SMTP the more).
 SKIM_COST = 0.2
 
 
