@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import etree
 
 import analyzer
 from analyzer import batch
@@ -124,6 +125,7 @@ def test_the_command_tells_what_it_found(captures: Path, tmp_path: Path, smtpsco
     failing = smtpscope("batch", captures, "--out", tmp_path / "out", "--fail-on", "critical")
     assert failing.returncode == 1
     assert "6 cases were done before" in failing.stderr
+    etree.XMLSchema(file=ROOT / "tests/report/junit.xsd").assertValid(etree.parse(tmp_path / "out/junit.xml"))
     suites = ET.parse(tmp_path / "out/junit.xml").getroot().findall("testsuite")
     failures = {Path(s.get("name", "")).stem: int(s.get("failures", "")) for s in suites}
     assert failures.keys() == set(CHOICE)
