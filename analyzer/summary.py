@@ -136,6 +136,12 @@ def limits(case: Case) -> list[str]:
             f"{_count(let_go, 'connection')} had to be judged before the end: open connections held more packets than fit "
             "into the memory meant for them. What came later stands as another connection, without a handshake."
         )
+    not_judged = case.counts.get("not_judged", 0)
+    if not_judged:
+        out.append(
+            f"{_count(not_judged, 'connection')} of SMTP found no room in the report: counted, not judged. Raise "
+            "--max-rows, or cut the capture into pieces."
+        )
     for capture in case.captures:
         if capture.snaplen is not None and 0 < capture.snaplen < 1500:
             out.append(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..capture.framing import problem
 from ..capture.packets import Batch, CaptureInfo, IcmpError, address_number
 from ..detect import mails, paths
 from ..detect.inside import ends_of
@@ -25,6 +26,10 @@ from .options import Options
 
 # So many connections go through columns together: enough for NumPy to pay, few enough to need little memory.
 CONNECTIONS_AT_ONCE = 2048
+
+# Commands, or texts of so many bytes, that take the memory of a row.
+COMMANDS_OF_A_ROW = 8
+TEXT_OF_A_ROW_BYTES = 2000
 
 FourTuple = tuple[int, int, int, int]  # (source, source port, destination, destination port)
 
@@ -44,6 +49,7 @@ class Part(NamedTuple):
     handed_over: list[HandedOver]  # by each of its trackers
     carries: bool
     let_go: int
+    rows: int
     interrupted: bool
 
 
@@ -68,6 +74,8 @@ class Gathered:
     continues: InitVar[bool] = False  # the beginning of the captures is read by somebody else
     _next_key: int = field(init=False)
     _next_mail: int = field(init=False)
+    rows: int = 0  # of the report, so far
+    first_not_judged: tuple[int, int] | None = None  # capture and frame in which the first one begins that had no room
 
     def __post_init__(self, first_key: int, continues: bool) -> None:
         self.points = Points(self.captures, self.options.ports, continues=continues)
@@ -88,6 +96,7 @@ class Gathered:
             [tracker.hand_over() for tracker in self.points.trackers],
             self.carries,
             sum(tracker.let_go for tracker in self.points.trackers),
+            self.rows,
             self.interrupted,
         )
 
@@ -97,7 +106,8 @@ class Gathered:
             return False
         self.interrupted |= part.interrupted
         let_go = part.let_go + sum(tracker.let_go for tracker in self.points.trackers)
-        if (self.carries or let_go) and not self.interrupted:
+        self.rows += part.rows
+        if (self.carries or let_go or self.rows >= self.options.max_rows) and not self.interrupted:
             return False
         self.captures[:] = part.captures
         self.points.take(part.points)
@@ -114,6 +124,25 @@ class Gathered:
         self.clock_ns = max(self.clock_ns, part.clock_ns)
         self.carries = part.carries
         return True
+
+    def _has_room(self, talk: mails.Talk) -> bool:
+        """False when the report is full: the connection is counted, and not judged."""
+        if self.rows >= self.options.max_rows:
+            self.counts["not_judged"] += 1
+            self.first_not_judged = min(self.first_not_judged or talk.first_frame, talk.first_frame)
+            return False
+        text = sum(len(mailbox) for mail in talk.mails for mailbox in (mail.mail_from or "", *mail.recipients))
+        recipients = sum(len(mail.recipients) for mail in talk.mails)
+        self.rows += 1 + len(talk.mails) + text // TEXT_OF_A_ROW_BYTES + recipients // COMMANDS_OF_A_ROW
+        return True
+
+    def tell_not_judged(self) -> None:
+        """A capture whose connections were left out was not read to its end."""
+        if self.first_not_judged is not None:
+            capture, frame = self.first_not_judged
+            full = f"the report holds no more than {self.options.max_rows} connections and mails (--max-rows)"
+            beyond = f"what is beyond was counted and not judged, first the connection that begins at frame {frame}"
+            problem(self.captures[capture - 1], f"{full}; {beyond}")
 
     def renumber(self) -> None:
         """Keys in the order of first packets, whatever order the connections closed in and whoever read them."""
@@ -192,6 +221,8 @@ class Gathered:
             if not self._is_smtp(talk) and not self.options.all_tcp:
                 self.counts["not_smtp"] += 1
                 continue
+            if not self._has_room(talk):
+                continue
             self._next_mail += len(talk.mails)
             self.talks.append(talk)
             for direction, ends in enumerate(((talk.client[0], talk.server[0]), (talk.server[0], talk.client[0]))):
@@ -237,10 +268,15 @@ class Gathered:
         if not is_smtp and not self.options.all_tcp:
             self.counts["not_smtp"] += 1
             return False
+        if not self._has_room(talk):
+            return False
         self._next_mail += len(talk.mails)
         self.talks.append(talk)
         self.used_icmp.update((e.capture, e.frame) for e in trace.icmp)
-        return self._weigh(key, trace, talk)
+        kept = self._weigh(key, trace, talk)
+        talk.dialogue.abridge()
+        self.rows += 1 + len(talk.dialogue.commands) // COMMANDS_OF_A_ROW  # its dialogue is shared with nobody
+        return kept
 
     def _is_smtp(self, talk: mails.Talk) -> bool:
         """An SMTP dialogue; or, on a port of SMTP, data of which the beginning was not captured or is TLS."""

@@ -9,6 +9,10 @@ from ..capture.reading import ReadOptions
 from ..capture.wanted import DEFAULT_PORTS
 from ..detect.inside import Chunk, Ends
 
+# The most rows of a report: connections of SMTP (two each where something odd happened) and mails. Until the report is
+# written a row takes up to 2 KB: these stay below half a gigabyte. What comes later is counted and not judged.
+MAX_ROWS = 200_000
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -18,6 +22,7 @@ class Options:
     all_tcp: bool = False
     rules: tuple[str, ...] = ()
     max_bytes: int | None = None
+    max_rows: int = MAX_ROWS
     jobs: int = 1  # processes; 0: one per processor
     engine: str = "auto"
     keylog: str | None = None  # file with secrets of TLS sessions

@@ -56,7 +56,8 @@ def gather(captures: Sequence[str], options: Options, progress: Callable[[int], 
     if not fits:
         return _read(captures, options, progress)
     run.finish()
-    return run
+    # which ones had no room depends on the order in which they were judged
+    return _read(captures, options, progress) if run.counts["not_judged"] else run
 
 
 def _read(

@@ -21,6 +21,7 @@ class Verdict:
 
     def __init__(self, run: Gathered, pack: RulePack) -> None:
         run.renumber()
+        run.tell_not_judged()
         self.run = run
         self.pack = pack
         self.talks = run.talks

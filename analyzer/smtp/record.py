@@ -71,6 +71,10 @@ class Mail:
         return "deferred" if any(code < 500 for code in codes) else "rejected"
 
 
+# Commands whose refusal tells something of the server; runs of X tell of a firewall (banner.masked_commands).
+_JUDGED = ("EHLO", "STARTTLS")
+
+
 @dataclass(slots=True)
 class Dialogue:
     greeting: Reply | None = None
@@ -89,6 +93,12 @@ class Dialogue:
     awaited: str | None = None  # what the server owes a reply to: a verb, CONNECT (the greeting) or BODY (a mail)
     notes: list[str] = field(default_factory=list)  # oddities and limits, each once
     passed_over: list[str] = field(default_factory=list)  # what was captured and not read: a few fixed sentences
+
+    def abridge(self) -> None:
+        """Let go of what is asked for only while the packets are at hand. What stays: names, greeting, keywords, how far
+        it came, the last reply, and the commands by which servers and firewalls are judged."""
+        self.commands = [c for c in self.commands if c.verb in _JUDGED or not c.verb.strip("X")]
+        self.replies, self.unasked, self.mails = self.replies[-1:], [], self.mails[:1]
 
     @property
     def is_smtp(self) -> bool:
