@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from analyzer import analysis
+from analyzer.analysis import parts as parts_of
 from analyzer.capture.packets import Batch, CaptureInfo, PacketTable
 from analyzer.capture.reading import ReadOptions, read
 from analyzer.report import json
@@ -105,6 +106,6 @@ def test_two_workers_give_the_case_of_one(
     parts[0].write_bytes(data[:cut])
     parts[1].write_bytes(data[:FILE_HEADER_BYTES] + data[cut:])
     monkeypatch.setattr(
-        analysis, "read", lambda paths, options, captures: joined([str(p) for p in parts], paths[0], captures)
+        parts_of, "read", lambda paths, options, captures, span: joined([str(p) for p in parts], paths[0], captures)
     )
     assert json.render(analysis.analyze([str(whole)])) == one
