@@ -34,6 +34,7 @@ GIVEN = (
     "all_tcp",
     "rules",
     "max_bytes",
+    "max_rows",
     "jobs",
     "keylog",
     "maillog",
@@ -444,6 +445,12 @@ def _add_analyze(commands: Any) -> None:
     )
     output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
     what = _add_reading(command)
+    what.add_argument(
+        "--max-rows",
+        metavar="N",
+        type=_positive,
+        help="judge at most N connections and mails, count the others (default: 200,000)",
+    )
     what.add_argument(
         "--follow",
         action="store_true",

@@ -112,6 +112,21 @@ def test_of_a_dialogue_without_end_the_beginning_is_read(
     assert scene != "mails" or 20 < len(case.messages) < 50
 
 
+@pytest.mark.parametrize("scene", ["open-connections", "mails", "reused-ports"])
+def test_a_report_that_is_full_says_so(tmp_path: Path, scene: str) -> None:
+    """What has no room is counted; the capture counts as not read to its end, and names the frame."""
+    SCENES[scene].write(tmp_path / "x.pcap", 200)
+    cut = tmp_path / "y.pcap"
+    SCENES["open-connections"].write(cut, 20)
+    case = analysis.analyze([str(tmp_path / "x.pcap"), str(cut)], analysis.Options(max_rows=100))
+    left_out = case.counts["not_judged"]
+    assert len(case.connections) + left_out in (220, 21)
+    assert not case.complete
+    (problem,) = [p for capture in case.captures for p in capture.problems]
+    assert problem.startswith("the report holds no more than 100 connections and mails (--max-rows)")
+    assert f"{left_out} connections of SMTP found no room" in " ".join(case.limits)
+
+
 def test_connections_let_go_for_want_of_memory_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit into the budget is judged early; the report says so."""
     monkeypatch.setattr(connections.Tracker.__init__, "__defaults__", (frozenset({25}), 1 << 20))
