@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analyzer import analysis, keylog
+from analyzer.case import Case
 from analyzer.cli import main
 
 SAMPLES = Path(__file__).parents[1] / "sample_pcaps"
@@ -26,6 +27,87 @@ def test_the_dialogue_inside_tls_is_that_of_the_clear() -> None:
     assert [m.size for m in case.messages] == [700, 20001, 900]
     assert not any(m.size_estimated for m in case.messages)
     assert case.summary == ["1 SMTP connection, 3 mails: 3 answered. No fault found."]
+
+
+def opened(name: str) -> Case:
+    """A sample with the secrets that its client wrote."""
+    keys = SAMPLES / f"{name.rpartition('.')[0]}.keys"
+    return analysis.analyze([str(SAMPLES / f"{name}.pcap")], analysis.Options(keylog=str(keys)))
+
+
+@needs_tshark
+@pytest.mark.parametrize("name", ["clean-starttls-keys.sender", "clean-smtps-465-keys.sender"])
+def test_inside_tls_is_what_is_in_the_clear(name: str) -> None:
+    """The same three mails, sent once behind STARTTLS, once on port 465 and once without TLS: envelopes, sizes, replies."""
+    clear = analysis.analyze([str(SAMPLES / "clean-three-mails.sender.pcap")])
+    tls = opened(name)
+
+    def said(case: Case) -> list[tuple[object, ...]]:
+        return [(m.index, m.mail_from, m.recipients, m.size, m.via, m.reply_code, m.outcome) for m in case.messages]
+
+    assert said(tls) == said(clear)
+    assert [c.phase for c in tls.connections] == [c.phase for c in clear.connections] == ["quit"]
+    assert tls.summary == clear.summary
+    for mine, other in zip(tls.messages, clear.messages, strict=True):
+        assert mine.start_ns is not None
+        assert mine.end_ns is not None
+        assert 0 < mine.end_ns - mine.start_ns < 10**9
+        assert mine.reply_delay_s is not None
+        # TLS makes packets longer: a record adds 22 bytes (RFC 8446 5.2), one packet may hold the end of another record
+        assert abs((mine.largest_packet_bytes or 0) - (other.largest_packet_bytes or 0)) <= 60
+
+
+@needs_tshark
+@pytest.mark.parametrize("point", ["sender", "middle", "receiver"])
+def test_the_rules_see_what_is_inside(point: str) -> None:
+    """Mails that end whole behind STARTTLS and are never answered: all three, with their sizes, and who waited for whom."""
+    case = opened(f"server-hangs-tls-keys.{point}")
+    assert [(f.rule, f.messages) for f in case.findings] == [("end-of-data-timeout", (1, 2, 3))]
+    assert [(m.size, m.outcome) for m in case.messages] == [(n, "end-of-data-timeout") for n in (700, 9000, 3000)]
+
+
+@needs_tshark
+@pytest.mark.parametrize("point", ["sender", "middle", "receiver"])
+def test_a_black_hole_behind_starttls_names_its_mail(point: str) -> None:
+    """The short mail passed, the long one is stuck: at every point of capture the verdict names the second."""
+    case = opened(f"blackhole-starttls-keys.{point}")
+    (finding,) = (f for f in case.findings if f.rule == "pmtud-black-hole")
+    assert finding.messages == (2,)
+    short, long = case.messages
+    assert (short.recipients, short.size, short.outcome) == (("harbour001@example.net",), 500, "delivered")
+    # behind the narrow place the large packets never came by
+    assert (long.recipients, long.size) == (("harbour002@example.net",), None if point == "receiver" else 12001)
+    assert [f.rule for f in case.findings] == [f.rule for f in without(f"blackhole-starttls-keys.{point}").findings]
+
+
+def without(name: str) -> Case:
+    return analysis.analyze([str(SAMPLES / f"{name}.pcap")])
+
+
+@needs_tshark
+def test_no_firewall_sees_an_end_inside_tls() -> None:
+    """`.` and CRLF in records and packets of their own are no split terminator."""
+    case = opened("split-at-3-tls-keys.sender")
+    assert case.findings == []
+    assert case.messages[0].terminator is None
+    assert case.messages[0].outcome == "delivered"
+
+
+@needs_tshark
+def test_a_packet_that_came_late_hides_nothing(tmp_path: Path) -> None:
+    """Records are opened in the order of their bytes: two packets of a mail that changed places."""
+    data = CAPTURE.read_bytes()
+    at, records = 24, []
+    while at < len(data):
+        size = 16 + int.from_bytes(data[at + 8 : at + 12], "little")
+        records.append(data[at : at + size])
+        at += size
+    mail = next(n for n in range(len(records)) if min(map(len, records[n : n + 3])) > 1400)
+    records[mail], records[mail + 1] = records[mail + 1], records[mail]
+    late = tmp_path / "late.pcap"
+    late.write_bytes(data[:24] + b"".join(records))
+    case = analysis.analyze([str(late)], analysis.Options(keylog=str(KEYS)))
+    assert [m.size for m in case.messages] == [700, 20001, 900]
 
 
 def test_without_secrets_sizes_are_estimates() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,11 +20,16 @@ from .point import Point, Sighting
 
 How = Literal["sequence-numbers", "timestamps", "content"]
 Flow = list[Sighting | None]  # one connection: its sighting at each point; None where it was not seen
+Ways = dict[
+    tuple[int, int, int], How
+]  # position of a flow, ids of two points -> how it was recognised from one to the other
 
 MOST_KEYS = 400  # packets of a direction that are looked at: an agreement of the first ones is enough
 # Sequence numbers are 32 bits: two captures of 1000 connections hold a million pairs of packets, so that one agreement by
 # chance is likely (10**6 / 2**32 per pair of packets, times lengths that agree), two in the same connection are not.
 LEAST_AGREEMENTS = 2
+# Through a proxy that has been seen: its own connection begins when the client's does, later by a handshake at most.
+PROXY_SLOWER_NS = 2_000_000_000
 # Header lines that no other mail has: where they are equal, the mails are.
 UNIQUE = re.compile(rb"^(?:message-id|received|date):[^\r\n]+\r\n", re.IGNORECASE | re.MULTILINE)
 # By content alone, where a test mail is sent twice, a clock may be off by so much: NTP keeps servers within a second, a
@@ -34,18 +39,19 @@ HEAD_BYTES = 2000  # of a mail, in which they are looked for
 MASKS = np.frombuffer(b"X*", np.uint8)  # what firewalls write over what they hide
 
 
-def flows(points: Sequence[Point]) -> tuple[list[Flow], dict[int, How]]:
-    """Every connection over all points, in order of time; and, by position, how it was recognised (seen at 2 points or more)."""
+def flows(points: Sequence[Point]) -> tuple[list[Flow], Ways]:
+    """Every connection over all points, in order of time; and how each was recognised from point to point."""
     found: list[Flow] = []
-    how: dict[int, How] = {}
+    how: Ways = {}
     for n, point in enumerate(points):
         last = [next(s for s in reversed(flow) if s is not None) for flow in found]
         where = {id(s): i for i, s in enumerate(last)}
         taken: set[int] = set()
         for a, b, by in match(last, point.sightings):
             i = where[id(a)]
+            before = next(m for m in range(n - 1, -1, -1) if found[i][m] is a)
             found[i].append(b)
-            how[i] = by
+            how[i, points[before].id, point.id] = by
             taken.add(id(b))
         for flow in found:
             flow += [None] * (n + 1 - len(flow))
@@ -126,14 +132,39 @@ def _by_content(left: Sequence[Sighting], right: Sequence[Sighting]) -> list[tup
     for j, s in enumerate(right):
         for line in _lines(s):
             of_line[line].append(j)
-    pairs, used = [], set()
-    for s in left:
-        candidates = {j for line in _lines(s) if len(of_line.get(line, ())) <= 8 for j in of_line.get(line, ())}
-        equal = [j for j in candidates if j not in used and _says_the_same(s, right[j])]
-        if len(equal) == 1:  # the same words twice: nobody can tell which is which
-            pairs.append((s, right[equal[0]]))
-            used.add(equal[0])
+    pairs: list[tuple[Sighting, Sighting]] = []
+    used: set[int] = set()
+
+    def pair_up(alike: Callable[[Sighting, Sighting], bool]) -> None:
+        paired = {id(a) for a, _ in pairs}
+        for s in left:
+            lines = [] if id(s) in paired else [of_line.get(line, ()) for line in _lines(s)]
+            candidates = {j for found in lines if len(found) <= 8 for j in found}
+            equal = [j for j in candidates if j not in used and alike(s, right[j])]
+            if len(equal) == 1:  # the same words twice: nobody can tell which is which
+                pairs.append((s, right[equal[0]]))
+                used.add(equal[0])
+
+    pair_up(_says_the_same)
+    proxied = [(_hosts(a), _hosts(b), b.trace.start_ns - a.trace.start_ns) for a, b in pairs]
+    if proxied:
+        pair_up(lambda a, b: _through_the_proxy(a, b, proxied))
     return pairs
+
+
+def _hosts(s: Sighting) -> tuple[str, str]:
+    return s.trace.client.ip, s.trace.server.ip
+
+
+def _through_the_proxy(
+    a: Sighting, b: Sighting, proxied: Sequence[tuple[tuple[str, str], tuple[str, str], int]]
+) -> bool:
+    """A mail that never came out of a proxy that others have passed: the same envelope at the same time, and no contradiction."""
+    apart = b.trace.start_ns - a.trace.start_ns
+    known = any(
+        (near, far) == (_hosts(a), _hosts(b)) and abs(apart - ns) <= PROXY_SLOWER_NS for near, far, ns in proxied
+    )
+    return known and _agree(a.client_stream, b.client_stream) and _agree(a.server_stream, b.server_stream)
 
 
 def _lines(s: Sighting) -> set[bytes]:

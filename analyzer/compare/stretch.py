@@ -24,7 +24,7 @@ from ..tcp.delivery import LOST as NEVER_ACKED
 from ..tcp.delivery import Direction
 from .packets import ARRIVED, LOST, UNKNOWN, Clocks, Pairing, by_bytes, by_identity, clocks, shift_of
 from .point import Point, Sighting, by_connection
-from .same import Flow, How
+from .same import Flow, Ways
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -33,7 +33,7 @@ Bytes = npt.NDArray[np.uint8]
 ChangeKind = Literal[
     "address-translated", "sequence-shifted", "tcp-terminated", "mss-changed", "option-removed", "df-cleared", "fragmented",
     "greeting-masked", "greeting-changed", "keywords-changed", "starttls-removed", "commands-masked", "bytes-changed",
-    "end-cut-differently", "end-of-mail-lost", "swallowed", "reordered", "delayed", "duplicated",
+    "end-cut-differently", "end-of-mail-lost", "swallowed", "kept-back", "reordered", "delayed", "duplicated",
 ]  # fmt: skip
 
 MOST_FRAMES = 20  # of the evidence of one change
@@ -134,7 +134,7 @@ class Stretch:
         return next((c for c in self.changes if c.kind == kind), None)
 
 
-def measure(near: Point, far: Point, flows: Sequence[Flow], how: dict[int, How]) -> Stretch:
+def measure(near: Point, far: Point, flows: Sequence[Flow], how: Ways) -> Stretch:
     """Everything about the stretch between two points next to each other."""
     stretch = Stretch(near, far)
     shared: list[tuple[int, Sighting, Sighting]] = []
@@ -145,7 +145,7 @@ def measure(near: Point, far: Point, flows: Sequence[Flow], how: dict[int, How])
         elif a is not None or b is not None:
             stretch.missing.append((i, a is not None))
     stretch.connections = len(shared)
-    packets = [(i, a, b) for i, a, b in shared if how.get(i) != "content"]
+    packets = [(i, a, b) for i, a, b in shared if how[i, near.id, far.id] != "content"]
     identified = [
         (i, a, b, by_identity(a.trace.c2s, b.trace.c2s), by_identity(b.trace.s2c, a.trace.s2c)) for i, a, b in packets
     ]
@@ -162,10 +162,12 @@ def measure(near: Point, far: Point, flows: Sequence[Flow], how: dict[int, How])
             stretch.changes += _packet_changes(i, whole, from_client=begin is near)
         stretch.changes += _swallowed(i, a, b)
     for i, a, b in shared:
-        stretch.changes += _handshake_changes(i, a, b)
-        stretch.changes += _dialogue_changes(i, a, b)
-        if how.get(i) == "content":
+        if how[i, near.id, far.id] == "content":  # two connections: nothing of TCP can be compared
             stretch.changes.append(Change("tcp-terminated", True, _ends(a), _ends(b), [i]))
+            stretch.changes += _kept_back(i, a, b)
+        else:
+            stretch.changes += _handshake_changes(i, a, b)
+        stretch.changes += _dialogue_changes(i, a, b)
     stretch.changes = _merged(stretch.changes)
     stretch.icmp = _icmp(near, far, shared)
     return stretch
@@ -247,6 +249,21 @@ def _swallowed(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
                 "swallowed", from_client, f"{min(sent.acked, sent.sent) - reached} bytes, acknowledged", "never seen", [i],
                 _frames(sent, rows),
             )  # fmt: skip
+
+
+def _kept_back(i: int, a: Sighting, b: Sighting) -> Iterator[Change]:
+    """Bytes that a proxy acknowledged, and that never came out of it as far as the other point."""
+    for from_client, sent, passed in (
+        (True, a.trace.c2s, b.client_stream),
+        (False, b.trace.s2c, a.server_stream),
+    ):
+        if sent.acked is None or not sent.based or not passed.direction.based:
+            continue
+        taken = min(sent.acked, sent.sent)
+        came = sum(min(s.end, taken) - s.start for s in passed.segments if s.start < taken)
+        if came < taken:
+            rows = np.flatnonzero(sent.data & (sent.end > came) & (sent.end <= taken)).tolist()
+            yield Change("kept-back", from_client, f"{taken} bytes", f"{came}", [i], _frames(sent, rows))
 
 
 # -- changes of packets ------------------------------------------------------------------------------------------
@@ -440,7 +457,11 @@ def _merged(changes: Sequence[Change]) -> list[Change]:
     known: dict[tuple[object, ...], Change] = {}
     for c in changes:
         # what was removed and how the frames were cut is the same everywhere; times and byte counts are told for the first
-        own = () if c.kind in ("delayed", "swallowed", "fragmented") else (c.before, c.after)
+        own = (
+            ()
+            if c.kind in ("delayed", "swallowed", "kept-back", "fragmented", "tcp-terminated")
+            else (c.before, c.after)
+        )
         first = known.get((c.kind, c.from_client, own))
         if first is None:
             known[c.kind, c.from_client, own] = c

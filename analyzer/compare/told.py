@@ -52,6 +52,10 @@ def _stretch(stretch: Stretch) -> Iterator[str]:
         if clocks.skew_ppm is not None:
             clock += f", and drifts by {clocks.skew_ppm:+.1f} millionths"
         yield _wrapped(f"{clock}; {clocks.round_trip_s * 1000:.2f} ms there and back", "  ")
+    proxied = stretch.change("tcp-terminated")
+    if proxied is not None and len(proxied.flows) == stretch.connections:
+        yield _wrapped("packets are not the same there and here: a proxy is between", "  ")
+        return
     for side, traffic in zip(SIDES, stretch.traffic, strict=True):
         yield _wrapped(f"{side}: {_traffic(traffic)}", "  ")
 
@@ -90,7 +94,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
             for s in comparison.statements
         ],
         "connections": [
-            {"id": n, "recognised_by": comparison.how.get(i), "at": [_sighting(s) for s in flow]}
+            {"id": n, "recognised_by": comparison.recognised_by(i), "at": [_sighting(s) for s in flow]}
             for n, (i, flow) in enumerate(
                 ((i, f) for i, f in enumerate(comparison.flows) if sum(s is not None for s in f) > 1), 1
             )

@@ -16,7 +16,7 @@ from ..case import Finding
 from ..report.wording import plural
 from .packets import ARRIVED, LOST
 from .point import Point, by_connection, read_point
-from .same import Flow, How, flows
+from .same import Flow, How, Ways, flows
 from .stretch import Change, Run, Stretch, Traffic, measure, unanswered
 
 Kind = Literal[
@@ -46,7 +46,7 @@ class Statement:
 class Comparison:
     points: list[Point]
     flows: list[Flow]
-    how: dict[int, How]
+    how: Ways
     stretches: list[Stretch] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)  # of the rules, where only two points together prove them
@@ -55,6 +55,12 @@ class Comparison:
     def shared(self) -> int:
         """Connections seen at two points or more."""
         return sum(1 for flow in self.flows if sum(s is not None for s in flow) > 1)
+
+    def recognised_by(self, flow: int) -> How | None:
+        """By what a connection was known again from point to point; the weakest, where there are several stretches."""
+        ways = {how for (i, _, _), how in self.how.items() if i == flow}
+        order: tuple[How, ...] = ("content", "timestamps", "sequence-numbers")
+        return next((how for how in order if how in ways), None)
 
     @property
     def complete(self) -> bool:
@@ -68,11 +74,13 @@ def compare(
     options = options or ReadOptions()
     points = [read_point(n, capture, options, progress) for n, capture in enumerate(captures, 1)]
     found, how = flows(points)
-    if _turned_round(found):
+    if _turned_round(found, how):
         points.reverse()
         for n, point in enumerate(points, 1):
             point.id = n
         found = [flow[::-1] for flow in found]
+        last = len(points) + 1
+        how = {(i, last - b, last - a): by for (i, a, b), by in how.items()}
     result = Comparison(points, found, how)
     if not result.shared:
         result.statements = [_nothing_in_common(points)]
@@ -98,16 +106,20 @@ def _proven(result: Comparison, options: ReadOptions) -> list[Finding]:
     return found
 
 
-def _turned_round(found: Sequence[Flow]) -> bool:
-    """Named from the server's side: the client's packets have a larger time to live at the point named last."""
+def _turned_round(found: Sequence[Flow], how: Ways) -> bool:
+    """Named from the server's side: the client's packets have a larger time to live at the point named last.
+
+    A proxy sends packets of its own, whose time to live says nothing of what lies before it.
+    """
     votes = 0
-    for flow in found:
-        seen = [s for s in flow if s is not None]
-        if len(seen) > 1:
-            for from_client, sign in ((True, 1), (False, -1)):
-                first, last = (s.direction(from_client=from_client) for s in (seen[0], seen[-1]))
-                if len(first) and len(last):
-                    votes += sign * (int(first.table.ttl[0]) - int(last.table.ttl[0]))
+    for (i, near, far), by in how.items():
+        a, b = found[i][near - 1], found[i][far - 1]
+        if by == "content" or a is None or b is None:
+            continue
+        for from_client, sign in ((True, 1), (False, -1)):
+            first, last = (s.direction(from_client=from_client) for s in (a, b))
+            if len(first) and len(last):
+                votes += sign * (int(first.table.ttl[0]) - int(last.table.ttl[0]))
     return votes < 0
 
 
@@ -365,7 +377,7 @@ REWRITTEN = {
 HARMLESS = {
     "address-translated": "the {side}'s address is translated from {before} to {after}",
     "sequence-shifted": "the {side}'s sequence numbers are shifted",
-    "tcp-terminated": "TCP is ended and begun anew (a proxy): {before} becomes {after}",
+    "tcp-terminated": "TCP is ended and begun anew by a proxy: {before} becomes {after}",
     "fragmented": "packets of {before} arrive in {after}",
     "reordered": "packets of the {side} arrive in another order",
     "duplicated": "packets arrive twice",
@@ -394,6 +406,12 @@ def _rewriting(stretch: Stretch, change: Change) -> list[Statement]:
             f"never came to point {(stretch.far if change.from_client else stretch.near).id}{many}."
         )
         return [Statement("end-of-mail-lost", ids, text, fault=True)]
+    if change.kind == "kept-back":
+        text = (
+            f"{where} the proxy took {change.before} of the {words['side']} and acknowledged them; no more than {change.after} came "
+            f"to point {(stretch.far if change.from_client else stretch.near).id}{many}: the rest is lost behind the proxy."
+        )
+        return [Statement("lost", ids, text, fault=True)]
     if change.kind == "bytes-changed" and any(c.kind in ALREADY_TOLD for c in stretch.changes):
         return []
     if change.kind in REWRITTEN:

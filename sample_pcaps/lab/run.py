@@ -258,7 +258,7 @@ def parameters(scenario: Scenario) -> dict:
         "host_mtu": p.host_mtu, "icmp": p.icmp, "loss": p.loss or None, "loss_reverse": p.loss_back or None, "rtt_ms": p.rtt_ms,
         "offload": p.offload, "ip_version": 6 if ":" in scenario.server else 4, "sack": sysctl.get("tcp_sack", "1") == "1",
         "timestamps": sysctl.get("tcp_timestamps", "1") == "1", "mtu_probing": int(sysctl.get("tcp_mtu_probing", "0")),
-        "congestion_control": p.congestion, "nat": p.nat, "relay": p.relay or None, "vxlan": p.vxlan,
+        "congestion_control": p.congestion, "nat": p.nat, "proxy": p.proxy or None, "relay": p.relay or None, "vxlan": p.vxlan,
         "rules": {k: v for k, v in (("sender", p.sender_drop), ("r1", p.r1_rule), ("r2", p.r2_rule)) if v},
         "mtu_to": p.mtu_to, "sysctl": p.sysctl, "sysctl_receiver": p.sysctl_receiver,
         "mail_sizes": sorted({m.size for m in scenario.mails}), "sender_settings": scenario.sender_settings,

@@ -72,6 +72,8 @@ class Path_:
     sysctl_receiver: dict[str, str] = field(default_factory=dict)
     congestion: str = "cubic"
     nat: bool = False
+    proxy: bool = False
+    """r1 ends the connections to port 25 of the receiver and makes its own (proxy.py)."""
     receivers: int = 0
     """Further receiver addresses 10.3.0.11, .12, ..."""
     drop_fragments: bool = False
@@ -174,6 +176,8 @@ class Network:
         self._filters()
         if p.relay or p.rtt_ms:
             self.start_relay()
+        if p.proxy:
+            self.start_proxy()
 
     def _link(self, left: str, left_if: str, right: str, right_if: str, mtu: int, peer_mtu: int | None = None) -> None:
         a, b = self.names[left], self.names[right]
@@ -260,6 +264,13 @@ class Network:
         self.relay = self.start("wire", sys.executable, str(HERE / "relay.py"), "--delay-ms", str(self.path.rtt_ms / 2),
                                 *self.path.relay.split(), log=log)
         wait_for(lambda: log.exists() and b"ready" in log.read_bytes(), 10, "relay")
+
+    def start_proxy(self) -> None:
+        self.nft("r1", "add table ip proxy\nadd chain ip proxy pre { type nat hook prerouting priority -100; }\n"
+                 f'add rule ip proxy pre iifname "a0" ip daddr {RECEIVER4} tcp dport 25 redirect to :2500\n')
+        log = self.work / "proxy.log"
+        self.start("r1", sys.executable, str(HERE / "proxy.py"), "2500", RECEIVER4, "25", log=log)
+        wait_for(lambda: log.exists() and b"ready" in log.read_bytes(), 10, "proxy")
 
     # -- capturing ---------------------------------------------------------------------------------
     def capture(self, node: str, interface: str, file: Path, *, snaplen: int = 0, link_type: str = "",

@@ -261,3 +261,27 @@ def test_other_services_are_compared_when_asked_for() -> None:
     found = compare.compare(web, ReadOptions(all_tcp=True))
     assert [(s.kind, s.stretch) for s in found.statements if s.fault] == [("lost-beyond", (None, 1))]
     assert compare.compare(web).statements[0].text.startswith("Nothing to compare: point 1")
+
+
+def test_a_proxy_is_named_and_what_lies_behind_it() -> None:
+    """Two connections are one: told by what was said. The black hole is behind the proxy, whatever the client sees."""
+    found = comparison("blackhole-proxy")
+    assert [(s.kind, s.stretch, s.fault) for s in found.statements] == [
+        ("lost-by-size", (2, 3), True),
+        ("changed", (1, 2), False),
+    ]
+    assert "begun anew by a proxy: 10.1.0.2" in found.statements[1].text
+    assert {found.recognised_by(i) for i in range(2)} == {"content"}
+    assert found.stretches[1].clocks is not None
+    assert "a proxy is between" in " ".join(compare.text(found).split())
+
+
+def test_what_a_proxy_took_and_did_not_pass_on_is_told() -> None:
+    """Without a capture between: the proxy acknowledged the whole mail, and hardly a byte of it came out at the server."""
+    found = comparison("blackhole-proxy", ("sender", "receiver"))
+    assert found.shared == 2
+    first = found.statements[0]
+    assert (first.kind, first.stretch, first.fault) == ("lost", (1, 2), True)
+    assert "the rest is lost behind the proxy" in first.text
+    beyond = comparison("blackhole-proxy", ("sender", "middle"))
+    assert [(s.kind, s.stretch) for s in beyond.statements if s.fault] == [("lost-beyond", (2, None))]
