@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from analyzer.report import text
 from analyzer.smtp import dialogue, pairing, plain
 from analyzer.tcp import connections
 
+from . import bomb
 from .hostile import SCENES, Scene
 from .mutate import EXTREMES, as_pcap, as_pcapng
 from .run import Trial
@@ -125,6 +129,20 @@ def test_a_report_that_is_full_says_so(tmp_path: Path, scene: str) -> None:
     (problem,) = [p for capture in case.captures for p in capture.problems]
     assert problem.startswith("the report holds no more than 100 connections and mails (--max-rows)")
     assert f"{left_out} connections of SMTP found no room" in " ".join(case.limits)
+
+
+def test_a_bomb_is_read_in_flat_memory(tmp_path: Path) -> None:
+    """Gigabytes of packets of zeros, packed into less than a megabyte. No disk, little memory; limited if one wants."""
+    bomb.write(tmp_path / "bomb", 4)
+    assert (tmp_path / "bomb").stat().st_size < 1 << 20
+    for limit in ([], ["--max-bytes", "1000000"]):
+        words = [sys.executable, "-m", "analyzer", "analyze", str(tmp_path / "bomb"), "--quiet", *limit]
+        process = subprocess.Popen(words, cwd=SAMPLES.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        assert b"No SMTP" in process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        assert os.waitstatus_to_exitcode(status) == (3 if limit else 0)
+        assert used.ru_maxrss < 200 << 10  # KB; a gigabyte that was kept would show
 
 
 def test_connections_let_go_for_want_of_memory_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
