@@ -21,7 +21,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ..capture.packets import CaptureInfo, IcmpError
-from ..case import Case, Connection, Message
+from ..case import Case, Connection, Finding, Message
 from ..errors import UsageError
 
 KEY_BYTES = 32  # as long as the hash: longer adds nothing (RFC 2104 section 3)
@@ -66,32 +66,19 @@ def redact(case: Case, key: bytes | None = None) -> Case:
     return _Redactor(key or new_key(), case).case()
 
 
-class _Redactor:
-    """Knows every name of one case, so that it is found in sentences as well."""
+class Pseudonyms:
+    """Knows every address and name that is to be hidden, so that it is found in sentences as well."""
 
-    def __init__(self, key: bytes, case: Case) -> None:
+    def __init__(self, key: bytes, addresses: Iterable[str], names: Iterable[str]) -> None:
         self._key = key
-        self._case = case
         self._addresses: dict[str, str] = {}
         self._taken: set[str] = set()
-        for text in sorted({a for c in case.connections for a in (c.client.ip, c.server.ip)}):
+        for text in sorted(set(addresses)):
             self.address(text)
-        names = {name for name in self._names() if len(name) > 2}
+        known = {name for name in names if len(name) > 2}
         # the longest first: mail.example.org before example.org
-        alternatives = "|".join(re.escape(n) for n in sorted(names, key=lambda n: (-len(n), n)))
-        self._known = re.compile(rf"(?<![\w.-])(?:{alternatives})(?![\w-])", re.IGNORECASE) if names else None
-
-    def _names(self) -> Iterable[str]:
-        for c in self._case.connections:
-            if c.client_name:
-                yield c.client_name.strip("[]")
-            yield from _HOST_NAME.findall(c.banner or "")
-        for m in self._case.messages:
-            for mail in (m.mail_from or "", *m.recipients):
-                local, _, domain = mail.strip("<>").rpartition("@")
-                yield from (part for part in (local, domain) if "." in part or part == domain)
-
-    # -- pseudonyms -------------------------------------------------------------------------------------------------
+        alternatives = "|".join(re.escape(n) for n in sorted(known, key=lambda n: (-len(n), n)))
+        self._known = re.compile(rf"(?<![\w.-])(?:{alternatives})(?![\w-])", re.IGNORECASE) if known else None
 
     def _digest(self, kind: str, text: str) -> bytes:
         return hmac.digest(self._key, f"{kind}\0{text}".encode("utf-8", "surrogatepass"), "sha256")
@@ -158,22 +145,74 @@ class _Redactor:
             return text
         return canonical if canonical in self._taken else self.address(canonical)
 
-    # -- the case -----------------------------------------------------------------------------------------------------
+    def everywhere(self, value: Any) -> Any:
+        """Every string inside a value, whatever it is made of; keys of dictionaries (names of facts) stay."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {k: self.everywhere(v) for k, v in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(self.everywhere(v) for v in value))
+        if isinstance(value, list | tuple | set | frozenset):
+            return type(value)(self.everywhere(v) for v in value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{f.name: self.everywhere(getattr(value, f.name)) for f in fields(value)})
+        return value
+
+    def finding(self, f: Finding) -> Finding:
+        fingerprint = self._digest("fingerprint", f.fingerprint).hex()[:32]
+        hidden: Finding = self.everywhere(f)
+        return replace(hidden, rule=f.rule, fingerprint=fingerprint)
+
+    def capture(self, c: CaptureInfo, number: int) -> CaptureInfo:
+        """File names often are names of customers: a capture is called by its number."""
+        suffix = ".pcapng" if "pcapng" in c.format else ".pcap"
+        path = f"capture-{number}{suffix}"
+        problems = [self.text(p.replace(c.path, path).replace(FilePath(c.path).name, path)) for p in c.problems]
+        return replace(c, path=path, problems=problems)
+
+
+def is_telling(keyword: str) -> bool:
+    """Neither a keyword that everybody has, nor what a firewall made of one."""
+    return keyword.upper() not in KEYWORDS and not _MASKED.fullmatch(keyword)
+
+
+def names_of_hosts(text: str) -> list[str]:
+    """What looks like the name of a host, in free text."""
+    return _HOST_NAME.findall(text)
+
+
+def names_of_mail(address: str) -> list[str]:
+    """The parts of a mail address that name somebody wherever they stand; a local part alone may be any word."""
+    local, _, domain = address.strip("<>").rpartition("@")
+    return [part for part in (local, domain) if "." in part or part == domain]
+
+
+class _Redactor(Pseudonyms):
+    """A case with pseudonyms."""
+
+    def __init__(self, key: bytes, case: Case) -> None:
+        self._case = case
+        super().__init__(key, (a for c in case.connections for a in (c.client.ip, c.server.ip)), self._names())
+
+    def _names(self) -> Iterable[str]:
+        for c in self._case.connections:
+            if c.client_name:
+                yield c.client_name.strip("[]")
+            yield from names_of_hosts(c.banner or "")
+        for m in self._case.messages:
+            for mail in (m.mail_from or "", *m.recipients):
+                yield from names_of_mail(mail)
 
     def case(self) -> Case:
         case = self._case
         return replace(
             case,
-            captures=[self._capture(c) for c in case.captures],
+            captures=[self.capture(c, c.id) for c in case.captures],
             connections=[self._connection(c) for c in case.connections],
             messages=[self._message(m) for m in case.messages],
             paths=[replace(p, sender=self.address(p.sender), receiver=self.address(p.receiver)) for p in case.paths],
-            findings=[
-                replace(
-                    self._everywhere(f), rule=f.rule, fingerprint=self._digest("fingerprint", f.fingerprint).hex()[:32]
-                )
-                for f in case.findings
-            ],
+            findings=[self.finding(f) for f in case.findings],
             icmp=[self._icmp(e) for e in case.icmp],
             summary=[self.text(line) for line in case.summary],
             limits=[self.text(line) for line in case.limits],
@@ -182,13 +221,6 @@ class _Redactor:
             log=[replace(line, file="maillog", text="(redacted)") for line in case.log],
             log_notes=[_HOST_NAME.sub(lambda m: self.name(m[0]), self.text(note)) for note in case.log_notes],
         )
-
-    def _capture(self, c: CaptureInfo) -> CaptureInfo:
-        """File names often are names of customers: a capture is called by its number."""
-        suffix = ".pcapng" if "pcapng" in c.format else ".pcap"
-        path = f"capture-{c.id}{suffix}"
-        problems = [self.text(p.replace(c.path, path).replace(FilePath(c.path).name, path)) for p in c.problems]
-        return replace(c, path=path, problems=problems)
 
     def _connection(self, c: Connection) -> Connection:
         return replace(
@@ -226,17 +258,3 @@ class _Redactor:
         mapped = IPv6Address(address).ipv4_mapped
         ip = ip_address(self.address(str(mapped or IPv6Address(address))))
         return int(ip) | 0xFFFF << 32 if ip.version == 4 else int(ip)
-
-    def _everywhere(self, value: Any) -> Any:
-        """Every string inside a value, whatever it is made of; keys of dictionaries (names of facts) stay."""
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
-            return {k: self._everywhere(v) for k, v in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self._everywhere(v) for v in value))
-        if isinstance(value, list | tuple | set | frozenset):
-            return type(value)(self._everywhere(v) for v in value)
-        if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{f.name: self._everywhere(getattr(value, f.name)) for f in fields(value)})
-        return value

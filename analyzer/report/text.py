@@ -44,7 +44,11 @@ def render(case: Case, *, width: int = 80, color: bool = False, quiet: bool = Fa
     if quiet:
         _write(console, *wording.headline(case))
     elif wording.state(case) in ("clean", "no-smtp") and not case.findings:
-        _write(console, f"Checked {wording.checked(case, times=False)}.", *wording.headline(case))
+        checked = (f"Checked {wording.checked(case, times=False, frames=f)}." for f in (True, False))
+        line = next(
+            (line for line in checked if len(line) <= console.width), None
+        )  # two lines are enough for good news
+        _write(console, line or f"Checked {wording.checked(case, times=False)}.", *wording.headline(case))
         _closing(console, case)
     else:
         _full(console, case)

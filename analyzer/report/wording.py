@@ -78,8 +78,8 @@ def headline(case: Case) -> list[str]:
             return [f"No SMTP in this capture. {services(case)}"]
 
 
-def checked(case: Case, *, times: bool = True) -> str:
-    """What was looked at: captures, connections, mails, servers, time; in short without folders and times."""
+def checked(case: Case, *, times: bool = True, frames: bool = True) -> str:
+    """What was looked at: captures, connections, mails, servers, frames, time; in short without folders and times."""
     smtp = [c for c in case.connections if c.is_smtp]
     paths = [c.path if times else c.path.rstrip("/").rpartition("/")[2] for c in case.captures[:3]]
     names = ", ".join(visible(path, 60) for path in paths) + (", ..." if len(case.captures) > 3 else "")
@@ -87,7 +87,8 @@ def checked(case: Case, *, times: bool = True) -> str:
     if smtp:
         servers = len({c.server.ip for c in smtp})
         parts = [plural(len(smtp), "connection"), plural(len(case.messages), "mail"), plural(servers, "server")]
-    parts.append(plural(sum(c.frames for c in case.captures), "frame"))
+    if frames or not parts:
+        parts.append(plural(sum(c.frames for c in case.captures), "frame"))
     seen = [t for c in case.captures for t in (c.first_ns, c.last_ns) if t is not None]
     if times and seen:
         parts.append(f"{clock(min(seen))} to {clock(max(seen), short=True)} UTC")

@@ -35,6 +35,15 @@ def test_a_clean_capture_takes_two_lines(clean: Case) -> None:
     ]
 
 
+def test_good_news_fits_two_lines_under_a_long_name(clean: Case) -> None:
+    """A name that leaves no room for the number of frames is rather told whole."""
+    clean.captures[0].path = "folder/ring-20260105-040000.pcapng"
+    assert render(clean).splitlines() == [
+        "Checked ring-20260105-040000.pcapng: 118 connections, 118 mails, 16 servers.",
+        "Clean: 118 of 118 mails delivered; no black hole, split end, mask or stall.",
+    ]
+
+
 def test_what_tls_hides_is_not_called_clean_without_a_word(clean: Case) -> None:
     """Mails whose outcome can not be seen are counted as such."""
     clean.messages = [replace(m, outcome="unknown", reply_code=None, via="tls") for m in clean.messages]
