@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import queue
 import time
@@ -40,7 +41,7 @@ ATTEMPTS = 3
 # Units in the hands of the executor for each worker: the next one is there when one is done, and little is lost.
 AHEAD = 2
 
-# A cluster whose first worker does not come within a minute is told, not waited for.
+# A cluster whose first worker does not come within a minute is told, not waited for; nor is a scheduler that is gone.
 FIRST_WORKER_S = 60
 
 # How often the size of a cluster is asked for: workers come and go in minutes.
@@ -101,14 +102,19 @@ def run(
         asked = settings.fingerprint()
         batch = _Batch(folder, settings, [Task(unit, unit.key(asked)) for unit in find(sources, sets=sets)])
         done_before = batch.look(retry=retry)
+        lost: ToolError | None = None
         try:
             if batch.todo:
                 with _executor(jobs, scheduler, len(batch.todo)) as (executor, width):
                     batch.work(executor, width, progress)
         except KeyboardInterrupt:
             batch.interrupted = True
+        except ToolError as error:  # the cluster is gone: what is done is told all the same
+            batch.interrupted, lost = True, error
         levels = (fail_on, min_confidence, known) if fail_on else None
         summary, counting = _summarise(batch, levels, rules)
+        if lost is not None:
+            raise lost
         return Result(summary, counting, done_before)
 
 
@@ -157,6 +163,7 @@ class _Batch:
             if not in_hand:
                 return
             task, attempt, future = finished.get()
+            width()  # before a lost cluster is taken for the fault of a capture
             outcome = _outcome(future)
             if outcome.state == FAILED and outcome.again and attempt < ATTEMPTS:
                 start(task, attempt + 1)
@@ -237,11 +244,16 @@ def _dask(address: str) -> Iterator[tuple[Executor, Width]]:
         client = distributed.Client(address, timeout=FIRST_WORKER_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ToolError(f"--scheduler {address}: {str(error) or type(error).__name__}") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it would say is said by us, in one line
     looked, threads = 0.0, 1
 
     def width() -> int:
         """The threads of all workers, looked at now and then: a cluster grows and shrinks."""
         nonlocal looked, threads
+        if client.status in ("closing", "closed", "failed"):
+            raise ToolError(
+                f"--scheduler {address}: the scheduler is gone; what is done is kept: the same command goes on from there"
+            )
         if time.monotonic() - looked > LOOK_AGAIN_S:
             looked, threads = time.monotonic(), max(sum(client.nthreads().values()), 1)
         return threads

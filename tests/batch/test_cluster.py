@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -104,3 +107,50 @@ def test_no_cluster_is_told(tmp_path: Path, captures: Path, monkeypatch: pytest.
     monkeypatch.setattr(driver, "FIRST_WORKER_S", 1)
     with pytest.raises(ToolError, match=r"tcp://127\.0\.0\.1:1: "):
         batch.run([str(captures)], tmp_path / "out", scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_scheduler_that_dies_is_told_and_nothing_is_lost(
+    tmp_path: Path, captures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, a summary of what is done, and the next run does the rest."""
+    monkeypatch.setattr(driver, "FIRST_WORKER_S", 10)
+    capture = next(captures.iterdir()).read_bytes()
+    (tmp_path / "many").mkdir()
+    for number in range(30):
+        (tmp_path / "many" / f"{number}.pcap").write_bytes(capture + bytes(number))  # no two are the same
+    told = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen([*command, "--no-dashboard", "--scheduler-file", str(told)], **quiet)
+    worker = None
+    try:
+        while not told.exists() or not told.read_bytes():
+            assert scheduler.poll() is None
+            time.sleep(0.1)
+        address = json.loads(told.read_text())["address"]
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+        worker = subprocess.Popen([*command, "--local-directory", str(tmp_path), "--death-timeout", "5"], **quiet)
+
+        def kill() -> None:
+            while not documents(tmp_path / "out"):
+                time.sleep(0.01)
+            scheduler.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(ToolError, match="the scheduler is gone"):
+            batch.run([str(tmp_path / "many")], tmp_path / "out", scheduler=address)
+        killer.join()
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+        if worker is not None:
+            worker.kill()
+            worker.wait()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert not summary["complete"]
+    assert summary["units"]["failed"] == 0
+    assert 0 < summary["units"]["done"] < 30
+    rest = batch.run([str(tmp_path / "many")], tmp_path / "out", jobs=2)
+    assert rest.done_before == summary["units"]["done"]
+    assert (rest.summary["units"]["done"], rest.summary["units"]["left"]) == (30, 0)
