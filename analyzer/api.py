@@ -164,13 +164,12 @@ class Case:
         """Whether pseudonyms stand for addresses and names. Files written from such a case may be read by others too."""
         return self._found is not self.data
 
-    def redacted(self, key: PathLike | None = None) -> Case:
-        """The same case with pseudonyms for addresses and names; the key is the content of the file `key`."""
+    def redacted(self, key: PathLike | bytes | None = None) -> Case:
+        """The same case with pseudonyms for addresses and names; the key is `key` itself, or the content of that file."""
         from .report import redact
 
-        return Case(
-            redact.redact(self._found, redact.read_key(Path(key)) if key else None), self.options, found=self._found
-        )
+        secret = key if isinstance(key, bytes) or key is None else redact.read_key(Path(key))
+        return Case(redact.redact(self._found, secret), self.options, found=self._found)
 
     # -- tables --------------------------------------------------------------------------------------------------
 

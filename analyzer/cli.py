@@ -182,10 +182,13 @@ def verify(args: argparse.Namespace) -> int:
     from . import verify as repair
 
     _check_targets({"json": args.json} if args.json else {})
+    key = _redaction_key(args)
     before, after = (_analysed(args, captures=[capture]) for capture in (args.before, args.after))
+    if key:
+        before, after = before.redacted(key), after.redacted(key)
     result = before.verify(after)
     if args.json:
-        _write(repair.render_json(result), args.json)
+        _write(repair.render_json(result), args.json, shared=bool(key))
     if args.json != "-":
         _write(repair.text(result), "-")
     if before.data.interrupted or after.data.interrupted:
@@ -207,6 +210,7 @@ def compare(args: argparse.Namespace) -> int:
     _check_targets(wanted)
     if len(args.captures) < 2:
         raise UsageError("compare needs the captures of two points, the one nearer to the client first")
+    key = _redaction_key(args)
     if "-" in args.captures:
         raise UsageError("compare reads packets again, which stdin does not allow; name a file instead of -")
     options = ReadOptions(
@@ -214,17 +218,29 @@ def compare(args: argparse.Namespace) -> int:
     )
     with _progress(quiet=args.quiet) as progress:
         result = points.compare(args.captures, options, progress)
+    if key:
+        result = points.redact(result, key)
     for point in result.points:
         for capture in point.captures:
             for problem in capture.problems:
                 _tell("warning" if capture.complete else "error", f"{capture.path}: {problem}")
     for name, target in wanted.items():
-        _write(points.render_json(result) if name == "json" else points.render_html(result), target)
+        document = points.render_json(result) if name == "json" else points.render_html(result)
+        _write(document, target, shared=bool(key))
     if "-" not in wanted.values():
         _write(points.text(result), "-")
     if not result.complete:
         return UNREADABLE
     return DONE if result.shared else NOT_EXERCISED
+
+
+def _redaction_key(args: argparse.Namespace) -> bytes | None:
+    """What pseudonyms are made with; None where nothing is to be hidden."""
+    if not (args.redact or args.redact_key):
+        return None
+    from .report import redact
+
+    return redact.read_key(args.redact_key) if args.redact_key else redact.new_key()
 
 
 def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, **settings: Any) -> Case:
@@ -437,12 +453,7 @@ def _add_analyze(commands: Any) -> None:
     output.add_argument("--sarif", metavar="FILE", help="SARIF 2.1.0, for code-scanning services")
     output.add_argument("--parquet", metavar="DIR", help="the tables as Parquet files (needs pyarrow)")
     output.add_argument("--plots", metavar="DIR", help="the plots that prove the causes, as PNG and SVG")
-    output.add_argument(
-        "--redact", action="store_true", help="pseudonyms in the place of addresses and names, everywhere"
-    )
-    output.add_argument(
-        "--redact-key", metavar="FILE", help="the same, equal in every report made with this secret file"
-    )
+    _add_redaction(output)
     output.add_argument("--quiet", action="store_true", help="the verdict only, and no progress")
     what = _add_reading(command)
     what.add_argument(
@@ -538,6 +549,7 @@ def _add_compare(commands: Any) -> None:
         "--json", metavar="FILE", help="the comparison as JSON, schema smtpscope-compare/1 (- is stdout)"
     )
     command.add_argument("--html", metavar="FILE", help="the comparison as one HTML file, with its plots")
+    _add_redaction(command)
     command.add_argument("--quiet", action="store_true", help="no progress")
     _add_reading(command)
 
@@ -557,6 +569,7 @@ def _add_verify(commands: Any) -> None:
     )
     command.add_argument("after", metavar="AFTER", help="the same of the capture taken after the repair")
     command.add_argument("--json", metavar="FILE", help="the answer as JSON, schema smtpscope-verify/1 (- is stdout)")
+    _add_redaction(command)
     command.add_argument("--quiet", action="store_true", help="no progress")
     _add_reading(command)
 
@@ -615,6 +628,15 @@ def _add_reading(
     what.add_argument("--jobs", metavar="N", type=_positive, help=jobs)
     _add_rule_packs(what)
     return what
+
+
+def _add_redaction(command: Any) -> None:
+    command.add_argument(
+        "--redact", action="store_true", help="pseudonyms in the place of addresses and names, everywhere"
+    )
+    command.add_argument(
+        "--redact-key", metavar="FILE", help="the same, equal in every report made with this secret file"
+    )
 
 
 def _add_rules(commands: Any) -> None:

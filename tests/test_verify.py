@@ -112,3 +112,13 @@ def test_new_faults_are_told() -> None:
     assert told.startswith("Fixed.")
     assert "New since then: Masked greeting" in told
     assert all(len(line) <= 80 for line in told.splitlines())
+
+
+def test_redaction_hides_both_captures(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same pseudonyms before and after, so that the answer is the same."""
+    before, after = (str(SAMPLES / f"{name}.sender.pcap") for name in ("blackhole-1400", "mss-clamped"))
+    assert main(["verify", "--redact", before, after, "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["state"] == "fixed"
+    assert "10.1.0.2" not in str(document)
+    assert document["checks"][0]["sender"].startswith("24")  # 240.0.0.0/4, which is never routed

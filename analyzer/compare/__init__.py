@@ -8,7 +8,8 @@ sequence numbers shifted; clocks may differ and drift. Nothing is said that woul
 """
 
 from .page import render as render_html
+from .redacted import redact
 from .told import document, overlays, render_json, text
 from .verdict import Comparison, compare
 
-__all__ = ["Comparison", "compare", "document", "overlays", "render_html", "render_json", "text"]
+__all__ = ["Comparison", "compare", "document", "overlays", "redact", "render_html", "render_json", "text"]

@@ -51,9 +51,12 @@ def render(comparison: Comparison) -> str:
 
 
 def _picture(title: str, seen: list[overlay.Seen]) -> dict[str, Any]:
+    from markupsafe import Markup
+
     def source(*, dark: bool) -> str:
         drawn = plots.figure(partial(overlay.overlay, seen, title), dark=dark)
-        return "data:image/svg+xml;base64," + b64encode(plots.image(drawn, "svg")).decode()
+        # base64 is no markup, and must not be cut as a text of a capture is
+        return Markup("data:image/svg+xml;base64," + b64encode(plots.image(drawn, "svg")).decode())  # noqa: S704
 
     lost = [f"{int((~s.came_through).sum())} segments lost after {s.point}" for s in seen if (~s.came_through).any()]
     alt = f"Bytes over time at each point: {', '.join(lost) or 'nothing is lost'}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from base64 import b64decode
 from functools import lru_cache
+from html import unescape
 from pathlib import Path
 
 import pytest
 
-from analyzer import compare
+from analyzer import analyze, compare
 from analyzer.capture.reading import ReadOptions
 from analyzer.cli import main
 from analyzer.compare.packets import clocks
@@ -285,3 +288,31 @@ def test_what_a_proxy_took_and_did_not_pass_on_is_told() -> None:
     assert "the rest is lost behind the proxy" in first.text
     beyond = comparison("blackhole-proxy", ("sender", "middle"))
     assert [(s.kind, s.stretch) for s in beyond.statements if s.fault] == [("lost-beyond", (2, None))]
+
+
+@pytest.mark.parametrize("name", ["blackhole-nat", "starttls-stripped", "masked-banner", "blackhole-proxy"])
+def test_redaction_leaves_no_address_and_no_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In text, JSON and page; what was said of sizes and stretches stays, and the key gives the same pseudonyms as analyze."""
+    points = tuple(p for p in EVERY if Path(files(name, (p,))[0]).exists())
+    key, page, document = tmp_path / "key", tmp_path / "page.html", tmp_path / "compared.json"
+    key.write_text("a secret that nobody knows")
+    assert (
+        main(["compare", *files(name, points), "--redact-key", str(key), "--html", str(page), "--json", str(document)])
+        == 0
+    )
+    told = capsys.readouterr().out
+    pictures = [b64decode(x).decode() for x in re.findall(r"svg.xml;base64,([\w+/=]+)", unescape(page.read_text()))]
+    everything = "\n".join([told, document.read_text(), page.read_text(), *pictures])
+    assert all(picture.rstrip().endswith("</svg>") for picture in pictures)
+    assert not re.search(r"\b10\.[123]\.0\.\d|2001:db8:[123]:|example\.(org|net)|harbour", everything)
+    assert f"{name}." not in everything  # of the files
+    before = compare.document(compare.compare(files(name, points)))
+    after = json.loads(document.read_text())
+    assert [(s["kind"], s["stretch"]) for s in after["verdict"]] == [
+        (s["kind"], s["stretch"]) for s in before["verdict"]
+    ]
+    assert [s["client_to_server"]["sizes"] for s in after["stretches"]] == [
+        s["client_to_server"]["sizes"] for s in before["stretches"]
+    ]
+    case = analyze(files(name, points)[0], redact_key=key)
+    assert case.data.connections[0].client.ip in document.read_text()
