@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..capture.framing import problem
-from ..capture.packets import Batch, CaptureInfo, IcmpError, address_number
+from ..capture.packets import ACK, RST, SYN, Batch, CaptureInfo, IcmpError, address_number, address_text
 from ..detect import mails, paths
 from ..detect.inside import ends_of
 from ..detect.regular import RegularGroup
@@ -21,9 +21,13 @@ from ..smtp.dialogue import Mail
 from ..smtp.terminator import LENGTH
 from ..tcp.connections import Group, HandedOver, Tracker
 from ..tcp.delivery import Delivery, Trace, measure
-from ..tcp.path_mtu import Sighting, examine
+from ..tcp.path_mtu import UNHEARD_SENDS, Sighting, examine
 from .options import Options
 
+# The third SYN of real stacks leaves after 2 or 3 s (RFC 6298: an initial time-out of 1 s); a busy server answers sooner.
+UNANSWERED_NS = 2_000_000_000
+# A flood of SYNs is no mailer's new attempt: so many are kept as evidence.
+UNANSWERED_KEPT = 10_000
 # So many connections go through columns together: enough for NumPy to pay, few enough to need little memory.
 CONNECTIONS_AT_ONCE = 2048
 
@@ -200,6 +204,7 @@ class Gathered:
 
     def _take_part(self, group: Group) -> None:
         delivery = measure(group)
+        self._note_unanswered(delivery)
         self.counts["tcp_connections"] += len(group)
         regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns) if self.options.shortcuts else None
         for k, silent in enumerate(self._silent(delivery)):
@@ -230,6 +235,31 @@ class Gathered:
                 regular.add_to(ledger, k, direction, talk)
                 if not direction:
                     ledger.messages += [m.key for m in talk.mails]
+
+    def _note_unanswered(self, delivery: Delivery) -> None:
+        """Connections to a port of mail that the capture knows by nothing but SYNs, sent again and again."""
+        t, first = delivery.group.table, delivery.group.first
+        count = np.diff(first)
+        opening = np.append(0, np.cumsum((t.flags & (SYN | ACK | RST)) == SYN))[first]
+        for k in np.flatnonzero((count >= UNHEARD_SENDS) & (np.diff(opening) == count)).tolist():
+            rows = t[int(first[k]) : int(first[k + 1])]
+            begin, end = int(rows.time_ns[0]), int(rows.time_ns[-1])
+            if int(rows.dst_port[0]) not in self.options.ports or end - begin < UNANSWERED_NS:
+                continue
+            self.counts["unanswered"] += 1
+            if self.counts["unanswered"] > UNANSWERED_KEPT:
+                continue
+            ends = tuple(
+                (address_text(int(hi[0]), int(lo[0])), int(port[0]))
+                for hi, lo, port in (
+                    (rows.src_hi, rows.src_lo, rows.src_port),
+                    (rows.dst_hi, rows.dst_lo, rows.dst_port),
+                )
+            )
+            frames = tuple(zip(rows.capture.tolist(), rows.frame.tolist(), strict=True))
+            display = mails.display_filter(*ends)
+            ledger = self._ledger((ends[0][0], ends[1][0]))
+            ledger.unanswered.append(paths.Unanswered(begin, end, int(rows.ip_bytes[0]), display, frames))
 
     def _silent(self, delivery: Delivery) -> list[bool]:
         """Per connection: nobody said anything (scans, floods), so that it is no SMTP."""

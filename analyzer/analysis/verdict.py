@@ -12,6 +12,7 @@ from ..detect.engine import ADDED, Draft, judge, screen
 from ..detect.facts import VOCABULARY, Subject, Value
 from ..detect.rule import RulePack
 from ..summary import HANGING, limits, summarize
+from ..tcp.path_mtu import UNHEARD_SENDS
 from .gathering import Gathered
 from .rows import connection_row, finding_row, message_row, passed_over_notes, path_row, seen_twice
 
@@ -185,6 +186,21 @@ class Verdict:
             w.subject.facts["other_receivers_large_ok"] = sum(1 for o in others if (o.mtu_at_least or 0) >= below)
             w.subject.facts["other_receivers_broken"] = sum(1 for o in others if o.mtu_below_by_loss is not None)
         self._compare_families(weighed)
+        self._compare_directions(weighed)
+
+    @staticmethod
+    def _compare_directions(weighed: list[paths.Weighed]) -> None:
+        """Where one direction's data hangs, the acknowledgements that it would have carried hang with it."""
+        by_ends = {(w.subject.sender, w.subject.receiver): w for w in weighed}
+        for w in weighed:
+            other = by_ends.get((w.subject.receiver, w.subject.sender))
+            if not w.subject.facts.get("lost_segments") or other is None:
+                continue
+            f = other.subject.facts
+            stuck = f.get("stuck_acked") is False and f.get("stuck_sends", 0) >= UNHEARD_SENDS  # type: ignore[operator]
+            hole = f.get("hole_filled") is False
+            if (stuck or hole) and set(w.subject.connections) <= set(other.subject.connections):
+                w.subject.facts["other_way_stuck"] = True
 
     def _compare_families(self, weighed: list[paths.Weighed]) -> None:
         """Whether the same two hosts, known by the names in EHLO and greeting, get large packets by the other IP version."""

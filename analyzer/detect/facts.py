@@ -109,11 +109,13 @@ small_passed_count           | int   |       | smaller packets known to have pas
 small_failed_after           | bool  |       | a clearly smaller packet was sent again and again after the first loss and got no answer either
 smallest_failed_bytes        | int   | bytes | IP size of the smallest packet that failed after the first loss
 nothing_heard                | bool  |       | neither the handshake nor any packet of the other side is in the capture: a dead path and a narrow one look the same
+unanswered_connections       | int   |       | new connections between the same hosts whose SYNs, meanwhile or later, nobody answered
 both_directions_silent       | bool  |       | after the first loss the other side sends again too: nothing gets through either way
 peer_resends                 | int   |       | times the receiver of the data sent its own last segment again after the first loss
 loss_size_blind_p            | float | probability | chance of losses this uneven over sizes if size did not matter (exact test); near 1: blind to size
 lost_segments                | int   |       | data segments lost (sent again and needed; spurious resends left out)
 sent_segments                | int   |       | data segments sent
+other_way_stuck              | bool  |       | in the same connections the other direction's data hangs, and with it the acknowledgements that it carries
 loss_ratio                   | float | ratio | lost_segments / sent_segments
 losses_of_size               | int   |       | packets of the stuck size (within 8 bytes) or above that were lost
 queue_lets_large_pass        | bool  |       | among the losses some packets of the same size pass: a congested queue

@@ -70,6 +70,16 @@ class View(NamedTuple):
     display: str  # display filter of the connection
 
 
+class Unanswered(NamedTuple):
+    """A connection that never came about: its SYN was sent again and again, and nothing came back."""
+
+    first_ns: int
+    last_ns: int
+    ip_bytes: int
+    display: str  # display filter of the connection
+    frames: tuple[Ref, ...]
+
+
 def _counts() -> dict[Any, int]:
     """As a Counter, of which a million are made in a tenth of the time."""
     return defaultdict(int)
@@ -120,6 +130,7 @@ class PathLedger:
         default_factory=list
     )  # "too big" about this path, but about no connection of it
     other_errors: list[IcmpError] = field(default_factory=list)  # unreachables of another kind
+    unanswered: list[Unanswered] = field(default_factory=list)
     capture_end_ns: int = 0
 
     @property
@@ -205,6 +216,7 @@ class PathLedger:
         self.df_off += other.df_off
         self.df_on += other.df_on
         self.messages += other.messages
+        self.unanswered += other.unanswered
         self.capture_end_ns = max(self.capture_end_ns, other.capture_end_ns)
 
 
@@ -421,14 +433,14 @@ class _Weighing:
             )
         return tuple(v.connection for v in self.p.views) or tuple(self.p.connections)
 
-    def _add(self, topic: str, view: View, frames: list[Ref], note: str) -> None:
+    def _add(self, topic: str, view: View, frames: list[Ref], note: str, display: str | None = None) -> None:
         if frames:
             self.evidence.append(
                 {
                     "topic": topic,
                     "connection": view.connection,
                     "frames": frames,
-                    "display_filter": frames_filter(frames, view.display),
+                    "display_filter": frames_filter(frames, display or view.display),
                     "note": note,
                 }
             )
@@ -477,9 +489,13 @@ class _Weighing:
         f["small_passed_count"] = len(passed)
         if passed or meanwhile:
             f["small_passed_how"] = passed[0].how if passed else "new-data"
-        f["small_failed_after"] = bool(failed_sizes)
-        if failed_sizes:
-            f["smallest_failed_bytes"] = min(failed_sizes)
+        # a new connection that nobody answered while this data was stuck: its SYN is a small packet
+        refused = [u for u in p.unanswered if u.last_ns > main.first_ns and u.first_ns < (main.acked_ns or u.last_ns)]
+        syn_sizes = [] if passed or meanwhile else [u.ip_bytes for u in refused]
+        f["unanswered_connections"] = len(refused)
+        f["small_failed_after"] = bool(failed_sizes or syn_sizes)
+        if failed_sizes or syn_sizes:
+            f["smallest_failed_bytes"] = min(failed_sizes + syn_sizes)
         f["losses_of_size"] = sum(n for z, (n, *_) in p.lost.items() if z >= size - SAME_SIZE_BYTES)
         changed = big_before and not big_after and self._route_changed(main, passed)
         f["delivered_at_or_above_stuck"] = big_after or (big_before and not changed)
@@ -487,11 +503,10 @@ class _Weighing:
         if len(places) >= 2 and not passed and big_before and max(places) - min(places) < size:
             f["filter_after_bytes"] = min(places)  # every connection dies at the same place of its stream
         fresh = main.first_ns if changed else None
-        f["largest_delivered_bytes"] = self._largest_delivered(fresh, None)
+        proven = f["largest_delivered_bytes"] = self._largest_delivered(fresh, None)
         f["queue_lets_large_pass"] = big_after
         # a last piece may be too large as well: what is lost above all that passed is large
-        proven = f["largest_delivered_bytes"] or 0
-        above = [z for z in p.lost if proven + SAME_SIZE_BYTES < z < size]
+        above = [z for z in p.lost if (proven or 0) + SAME_SIZE_BYTES < z < size]
         f["loss_size_blind_p"] = self._blind_p(min(above, default=size), len(passed))
         if main.shrank:
             f["recovered"] = not self._told_by_icmp(view, main)
@@ -522,6 +537,8 @@ class _Weighing:
             self._add(
                 "small", view, refs(d, rows[:20]), f"packets of only {min(failed_sizes)} bytes got no answer either"
             )
+        for u in refused[:3]:
+            self._add("small", view, list(u.frames[:20]), "a new connection that was not answered", u.display)
         self._rivals(view, main, passed, changed)
         return main.first_ns if changed else None
 

@@ -501,13 +501,22 @@ def _joined(d: Direction, rows: Ints, sighting: Sighting) -> None:
 
     This counts against a narrow path only. It raises no lower bound of its MTU: a frame's length is no packet's.
     """
-    full = _full_segment(d)
+    full = _full_segment(d) or _full_resend(d)
     if full is None:
         return
     whole = d.offloaded[rows] & d.sent_once[rows] & (d.fate[rows] == ACKED) & (d.payload_bytes[rows] % full[0] == 0)
     if whole.any():
         times = d.time_ns[rows][whole]
         sighting.joined[full[1]] = (int(whole.sum()), int(times.min()), int(times.max()))
+
+
+def _full_resend(d: Direction) -> tuple[int, int] | None:
+    """(payload, IP bytes) of a full packet where no handshake tells: resends leave one by one, as full packets."""
+    rows = np.flatnonzero(d.resend & ~d.offloaded & (d.payload_bytes > 0))
+    if not len(rows):
+        return None
+    row = rows[int(d.payload_bytes[rows].argmax())]
+    return int(d.payload_bytes[row]), int(d.ip_bytes[row])
 
 
 def _largest_single(d: Direction, rows: Ints) -> int:

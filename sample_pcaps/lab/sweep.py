@@ -15,7 +15,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mta import Mail
-from scenario import DELIVERED, HANGS, MIDDLE, NEAR, RECEIVER, SENDER, Finding, Scenario, View, black_hole_views, three, whole
+from scenario import (
+    DELIVERED,
+    HANGS,
+    MIDDLE,
+    NEAR,
+    RECEIVER,
+    SENDER,
+    Finding,
+    Scenario,
+    View,
+    black_hole_views,
+    three,
+    whole,
+)
 from topology import RECEIVER4, RECEIVER6, SENDER4, SENDER6, Path_
 
 SHORT = {  # 25 s hold seven resends at a round trip of 100 ms
