@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from .. import case as c
-from .. import keylog, maillog
 from ..capture.packets import Batch
 from ..detect.rule import RulePack, load
 from ..whatif import what_if
@@ -42,6 +41,8 @@ def analyze(
 
 def _opened(case: c.Case, captures: Sequence[str], options: Options, pack: RulePack, keys: str) -> c.Case:
     """The case judged again, with what was said inside TLS. Which connections are TLS had to be known first."""
+    from .. import keylog
+
     said, limit = keylog.opened(case, keys)
     if said:
         # the shortcuts know what is in the clear
@@ -53,8 +54,13 @@ def _opened(case: c.Case, captures: Sequence[str], options: Options, pack: RuleP
 
 def check(options: Options, captures: Sequence[str] = ()) -> None:
     """Says before the work that some option cannot be used. UsageError or ToolError."""
-    maillog.zone(options.log_timezone)
+    if options.log_timezone is not None:
+        from .. import maillog
+
+        maillog.zone(options.log_timezone)
     if options.keylog:
+        from .. import keylog
+
         keylog.check(options.keylog, captures)
 
 
@@ -62,6 +68,8 @@ def _completed(case: c.Case, options: Options) -> c.Case:
     """With what is told of a case that has been judged."""
     case.what_if = what_if(case)
     if options.maillog:
+        from .. import maillog
+
         maillog.join(case, options.maillog, maillog.zone(options.log_timezone))
     return case
 
