@@ -337,7 +337,7 @@ def rules_list(args: argparse.Namespace) -> int:
 def rules_show(args: argparse.Namespace) -> int:
     """A rule's documentation, made from its file."""
     from .detect import rule as rules
-    from .report import rule_page
+    from .detect import rule_page
 
     _write(rule_page.render(rules.load(args.rules or ()).get(args.id)), "-")
     return DONE

@@ -1,4 +1,4 @@
-"""rules/README.md: the table of the built-in rules, how to write one, and the vocabulary. Made from the rules and the facts."""
+"""The handbook in rules/, made from the rules and the facts: README.md (the rules, how to write one, the vocabulary) and a page per rule."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from .condition import OPERATORS
 from .facts import KINDS, VOCABULARY, Fact, Kind
 from .rule import SEVERITIES, Rule, RulePack
+from .rule_page import render
 
 _SUBJECTS: dict[Kind, str] = {
     "path": "one direction of data between two hosts, all their connections weighed together",
@@ -22,7 +23,8 @@ _TOP = """# The rules
 One YAML file is one rule, its documentation and its examples. smtpscope weighs the evidence in code and hands it over as
 facts; a rule holds the thresholds (each with its reason), the words and the advice. No code runs from a rule file.
 
-This page is made by `python -m analyzer.detect.handbook` from the rules themselves.
+This page, and the page of each rule, are made by `python -m analyzer.detect.handbook` from the rules themselves. How the evidence
+is weighed stands, with pictures, in [How it decides](../analyzer/README.md).
 """
 
 _HOW = """
@@ -97,11 +99,16 @@ def readme(pack: RulePack) -> str:
     return "\n".join(parts)
 
 
+def page(rule: Rule) -> str:
+    """The page of one rule, with the way back and to its file."""
+    return f"{render(rule)}\n---\nMade from [{rule.id}.yaml]({rule.id}.yaml). [All rules](README.md)\n"
+
+
 def _table(pack: RulePack) -> Iterator[str]:
     yield "| rule | asked about | role | severity | finds |"
     yield "|---|---|---|---|---|"
     for rule in pack:
-        yield f"| [{rule.id}]({rule.id}.yaml) | {rule.subject} | {_roles(rule)} | {_severities(rule)} | {rule.about} |"
+        yield f"| [{rule.id}]({rule.id}.md) | {rule.subject} | {_roles(rule)} | {_severities(rule)} | {rule.about} |"
 
 
 def _roles(rule: Rule) -> str:
@@ -138,13 +145,16 @@ def _facts(facts: list[Fact]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Writes rules/README.md and rules/rule.schema.json anew."""
+    """Writes README.md, the rules' pages and rule.schema.json in rules/ anew."""
     import json
 
     from .rule import built_in, load
     from .schema import schema
 
-    (built_in() / "README.md").write_text(readme(load()), encoding="utf-8")
+    pack = load()
+    (built_in() / "README.md").write_text(readme(pack), encoding="utf-8")
+    for rule in pack:
+        (built_in() / f"{rule.id}.md").write_text(page(rule), encoding="utf-8")
     (built_in() / "rule.schema.json").write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from analyzer.detect import rule
 from analyzer.detect.document import parse
-from analyzer.detect.handbook import readme
+from analyzer.detect.handbook import page, readme
 from analyzer.detect.schema import schema
 from analyzer.errors import RuleError
 
@@ -101,6 +101,12 @@ def test_loads_quickly():
 def test_page_is_current():
     """rules/README.md is what the rules make it (`python -m analyzer.detect.handbook` writes it anew)."""
     assert (RULES / "README.md").read_text(encoding="utf-8") == readme(PACK)
+
+
+def test_every_rule_has_its_page():
+    """Beside each rule lies its page, made from it, and beside no rule that is gone."""
+    kept = {file.stem: file.read_text(encoding="utf-8") for file in RULES.glob("*.md") if file.name != "README.md"}
+    assert kept == {rule.id: page(rule) for rule in PACK}
 
 
 def test_example_on_the_page_loads():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analyzer.detect import rule as rules
-from analyzer.report import rule_page
+from analyzer.detect import rule_page
 
 PACK = list(rules.load())
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from textwrap import fill
 
-from ..detect.rule import Grade, RemedyTemplate, Rule
+from .rule import Grade, RemedyTemplate, Rule
 
 WIDTH = 80  # columns, as the other reports
 
