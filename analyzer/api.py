@@ -203,6 +203,16 @@ class Case:
         """One row per capture: what could be read of it, and what could not."""
         return self._table("captures")
 
+    @cached_property
+    def log(self) -> pd.DataFrame:
+        """One row per line of the mailers' logs that belongs to a connection, or tells of a mail that was not captured."""
+        return self._table("log")
+
+    @cached_property
+    def what_if(self) -> pd.DataFrame:
+        """One row per remedy for a path whose large packets die: which of the stuck mails it would have let through."""
+        return self._table("what_if")
+
     def _table(self, name: str) -> pd.DataFrame:
         from .report import frames  # brings pandas: 0.3 s that the command line never pays
 

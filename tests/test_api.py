@@ -93,7 +93,7 @@ def test_icmp_addresses_are_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row_type", "name"),
+    ("row_type", "table"),
     [
         (case.Connection, "connections"),
         (case.Message, "messages"),
@@ -101,13 +101,15 @@ def test_icmp_addresses_are_text() -> None:
         (case.Finding, "findings"),
         (CaptureInfo, "captures"),
         (IcmpError, "icmp"),
+        (case.LogLine, "log"),
+        (case.WhatIf, "what_if"),
     ],
 )
-def test_every_field_of_the_case_is_a_column(row_type: type, name: str) -> None:
+def test_every_field_of_the_case_is_a_column(row_type: type, table: str) -> None:
     """No field of case.py is left out of its table, and an empty table has all columns."""
-    columns = " ".join(getattr(wrapped(), name).columns)
-    for field in dataclasses.fields(row_type):
-        assert field.name.removesuffix("_ns").removesuffix("_frame") in columns
+    columns = " ".join(getattr(wrapped(), table).columns)
+    for name in getattr(row_type, "_fields", None) or [field.name for field in dataclasses.fields(row_type)]:
+        assert name.removesuffix("_ns").removesuffix("_frame") in columns
 
 
 def test_fates_have_a_name_for_every_code() -> None:
@@ -246,3 +248,14 @@ def test_several_captures_can_be_paths_or_text(samples: Path) -> None:
     one = samples / "blackhole-1400.sender.pcap"
     assert len(analyzer.analyze([str(one), samples / "blackhole-1400.receiver.pcap"]).captures) == 2
     assert len(analyzer.analyze(str(one)).captures) == 1
+
+
+def test_the_log_and_the_remedies_are_tables(samples: Path) -> None:
+    """Lines of the mailer's log by mail, and what each remedy would have done for it."""
+    log = samples / "blackhole-1400.maillog"
+    found = api.analyze(samples / "blackhole-1400.sender.pcap", maillog=[str(log)], log_timezone="UTC")
+    assert set(found.log["said"]) >= {"received", "deferred"}
+    assert found.log["message"].dtype == "Int64"
+    assert list(found.log["side"].cat.categories) == ["client", "server"]
+    assert {"mss-clamp", "mtu-probing"} <= set(found.what_if["remedy"])
+    assert found.what_if.query("helps == 'yes'")["through"].map(len).max() == 1

@@ -19,13 +19,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
 
 from ..capture.packets import ACK, CaptureInfo, IcmpError, address_text
-from ..case import CONFIDENCES, SEVERITIES, Case, Connection, Finding, Message, Path
+from ..case import CONFIDENCES, SEVERITIES, Case, Connection, Finding, LogLine, Message, Path, WhatIf
 
 if TYPE_CHECKING:
     from ..tcp.delivery import Direction, Trace
@@ -69,6 +69,14 @@ def icmp(case: Case) -> pd.DataFrame:
     return table(IcmpError, case.icmp)
 
 
+def log(case: Case) -> pd.DataFrame:
+    return table(LogLine, case.log)
+
+
+def what_if(case: Case) -> pd.DataFrame:
+    return table(WhatIf, case.what_if)
+
+
 def table(row_type: type, rows: Sequence[Any]) -> pd.DataFrame:
     """A DataFrame of dataclass (or NamedTuple) instances; no rows still gives every column with its dtype."""
     return pd.DataFrame({f.name: _column(f, [_value(row, f.way) for row in rows]) for f in _fields(row_type)})
@@ -88,7 +96,7 @@ def _fields(row_type: type) -> Iterator[Field]:
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
     """The annotation without `| None`, and whether it had it."""
-    if get_origin(annotation) is not UnionType:
+    if get_origin(annotation) not in (UnionType, Union):  # the latter where a Literal is one of the kinds
         return annotation, False
     kinds = [a for a in get_args(annotation) if a is not NoneType]
     return kinds[0], len(kinds) < len(get_args(annotation))
