@@ -461,6 +461,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--install", action="store_true", help="install the peers that the registries have first")
     parser.add_argument("--no-write", action="store_true", help="leave README.md and bench.svg as they are")
     args = parser.parse_args(argv)
+    # compiled modules are kept, as they are after an installation: otherwise each start compiles everything anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if args.install:
         args.dir.mkdir(parents=True, exist_ok=True)
         install(args.dir.resolve())
