@@ -140,7 +140,8 @@ def _tiles(case: Case) -> list[Tile]:
     hung = sum(outcomes[o] for o in wording.HUNG)
     refused = sum(outcomes[o] for o in wording.REFUSED)
     servers = len({c.server.ip for c in case.connections if c.is_smtp})
-    broken = {(f.sender, f.receiver) for f in case.findings if f.role == "cause" and f.severity in ("high", "critical")}
+    pairs = {(c.client.ip, c.server.ip) for c in case.connections if c.is_smtp}
+    broken = [pair for pair, (kind, _) in _kinds(case, pairs).items() if kind == "broken"]
     tiles = [
         Tile(f"{outcomes['delivered']:,}", "mails delivered", False),
         Tile(f"{hung:,}", "mails hung", hung > 0),

@@ -31,7 +31,7 @@
       row.hidden = !words.every((word) => row.dataset.text.includes(word));
       shown += !row.hidden;
     }
-    count.textContent = `${shown.toLocaleString("en")} rows`;
+    count.textContent = `${shown.toLocaleString("en")} ${shown === 1 ? "row" : "rows"}`;
   };
 
   for (const table of document.querySelectorAll("table.sortable")) {

@@ -113,6 +113,18 @@ def test_rows_that_are_left_out_are_linked_to(large: Case, incident: Case) -> No
     assert ".parquet" not in render(incident, plots=False, tables="tables")
 
 
+@pytest.mark.parametrize("case", ["incident", "clean", "broken"])
+def test_the_number_of_broken_paths_is_that_of_the_map(case: str, request: pytest.FixtureRequest) -> None:
+    """What is counted on top is what is drawn in red below, symptoms without a known cause included."""
+    told: Case = request.getfixturevalue(case)
+    told.findings = [replace(f, role="symptom") if f.role == "cause" else f for f in told.findings]
+    page = render(told, plots=False)
+    counted = re.search(r"<strong>(\d+)</strong> <span>broken paths</span>", page)
+    drawn = page.partition("</svg>")[0].count('<line class="broken"')
+    assert (int(counted[1]) if counted else None) == drawn
+    assert bool(drawn) == (case == "incident")
+
+
 def test_what_other_systems_need_is_folded_away(incident: Case) -> None:
     """The commands for Linux are seen at once, the others behind one click, none is missing."""
     from analyzer.case import Remedy
