@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from .case import Case, Finding, Message
+from .case import Case, Finding, Message, Path
 
 HANGING = ("end-of-data-timeout", "lost-connection")
 
@@ -119,6 +119,15 @@ def _mail_sizes(mails: list[Message]) -> str:
     return f" ({low if low == high else f'{low} to {high}'} bytes)"
 
 
+# Two losses of one packet are chance now and then; three in a row are none.
+SENT_IN_VAIN = 3
+
+
+def undecided(case: Case) -> list[Path]:
+    """Paths on which nothing was seen but packets that were sent again and again: narrow or dead, nobody can tell."""
+    return [p for p in case.paths if p.verdict == "unknown" and sum(size.lost for size in p.sizes) >= SENT_IN_VAIN]
+
+
 def limits(case: Case) -> list[str]:
     """What this capture cannot prove, and where to capture next."""
     out = []
@@ -130,6 +139,12 @@ def limits(case: Case) -> list[str]:
         )
     if one_way and len(one_way) == len(case.connections):
         out.append("Only one direction was captured: what was acknowledged cannot be told.")
+    out += [
+        f"From {p.sender} to {p.receiver} packets of {max(s.ip_bytes for s in p.sizes if s.lost)} bytes were sent again and "
+        "again, and nothing was heard from the other side: the path may be too narrow for them, or dead. A capture that "
+        "begins before the connection tells which."
+        for p in undecided(case)
+    ]
     let_go = case.counts.get("let_go", 0)
     if let_go:
         out.append(

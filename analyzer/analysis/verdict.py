@@ -137,6 +137,7 @@ class Verdict:
             if m.answered is False and (m.stuck or m.outcome in ("end-of-data-timeout", "lost-connection"))
         ]
         f = w.subject.facts
+        f["is_mail"] = any(self._is_listed(self.by_key[k]) for k in ledger.connections)
         f["mails_passed"], f["mails_hung"] = len(passed), len(hung)
         if not hung:
             return

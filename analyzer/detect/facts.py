@@ -85,6 +85,7 @@ rtt_s                        | float | s     | smallest round trip seen
 """
 
 _PATH = """
+is_mail                      | bool  |       | the connections are SMTP, or to a port of mail (--all-tcp finds path-MTU trouble of other services too)
 connections_total            | int   |       | connections between these two hosts
 mails_total                  | int   |       | mails sent on this path
 stuck_connections            | int   |       | connections in which data got stuck for good

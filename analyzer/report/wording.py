@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 from ..capture.wanted import DEFAULT_PORTS
+from .. import summary
 from ..case import SEVERITIES, Case, Finding, Frame, Message, Path, WhatIf
 from .escape import visible
 
@@ -54,7 +55,7 @@ def state(case: Case) -> State:
     """Whether there is something to tell; a capture that could not be read to its end is never clean."""
     if any(f.role != "observation" or f.severity != "info" for f in case.findings):
         return "trouble"
-    if not case.complete:
+    if not case.complete or summary.undecided(case):
         return "partial"
     return "clean" if any(c.is_smtp for c in case.connections) else "no-smtp"
 
@@ -69,6 +70,10 @@ def headline(case: Case) -> list[str]:
             seen = "Clean as far as can be seen" if any(m.outcome == "unknown" for m in case.messages) else "Clean"
             return [f"{seen}: {_counted(case.messages)}; no black hole, split end, mask or stall."]
         case "partial":
+            if case.complete:
+                return [
+                    f"Data hangs, and the cause can not be told: {_counted(case.messages)}. What is missing stands below."
+                ]
             if not any(c.frames for c in case.captures):
                 return ["Nothing could be read."]
             if not any(c.is_smtp for c in case.connections):

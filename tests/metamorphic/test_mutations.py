@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from analyzer.analysis import analyze
+from analyzer.report.wording import headline
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_pcaps"
 
@@ -89,6 +90,17 @@ def test_what_is_undecidable_is_never_certain(stem: str, name: str) -> None:
 
 def summary(case: Any) -> Any:
     return score.rows(case), score.path_rows(case), [m.outcome for m in case.messages]
+
+
+@pytest.mark.parametrize("stem", ["outage-mid-mail.sender", "blackhole-1400.sender"])
+def test_a_capture_of_resends_alone_is_neither_judged_nor_called_clean(stem: str, tmp_path: Path) -> None:
+    """It begins when the data already hangs: a narrow path and a dead one look the same, and both are named."""
+    capture = tmp_path / "late.pcap"
+    capture.write_bytes(mutate.pcap(mutate.MUTATIONS["begins-after-loss"](mutate.load(capture_of(stem)))))
+    case = analyze([str(capture)])
+    assert case.findings == []
+    assert headline(case)[0].startswith("Data hangs, and the cause can not be told")
+    assert any("too narrow for them, or dead" in line for line in case.limits)
 
 
 FORMATS = {
