@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
-from ..capture.wanted import DEFAULT_PORTS
 from .. import summary
+from ..capture.wanted import DEFAULT_PORTS
 from ..case import SEVERITIES, Case, Finding, Frame, Message, Path, WhatIf
 from .escape import visible
 
