@@ -229,8 +229,9 @@ def truth(scenario: Scenario, view: View, recorded: dict, connections: list[dict
     left = list(connections)
     outcomes = []
     for client_ip, client_port, server_ip, _port in streams:
-        match = next((c for c in left if c["client_port"] == int(client_port)), None) or next(
-            (c for c in left if c["server_ip"] == server_ip and c["client_port"] is None), None)
+        match = next((c for c in left if c["client_port"] == int(client_port)), None)
+        if match is None and not view.from_data:  # a capture started late does not hold the first ones
+            match = next((c for c in left if c["server_ip"] == server_ip and c["client_port"] is None), None)
         if match:
             left.remove(match)
         outcomes.append({"client_ip": client_ip, "client_port": int(client_port), "server_ip": server_ip,
