@@ -54,6 +54,10 @@ def analyze(
     `progress` is called now and then with the number of frames read so far. `redact` puts pseudonyms in the place of
     addresses and names, everywhere; with the key in the file `redact_key` they are the same in every case.
     What cannot be read does not raise: it stands in `case.captures` (complete is False there) and in `case.data.limits`.
+
+        >>> case = analyze("sample_pcaps/clean-pipelining.sender.pcap")
+        >>> case.messages["outcome"].value_counts().to_dict()["delivered"], case.findings.empty
+        (4, True)
     """
     from . import analysis
 
@@ -220,7 +224,12 @@ class Case:
         return table
 
     def packets(self, connection: int) -> pd.DataFrame:
-        """The TCP packets of one connection in time order, read again from the captures."""
+        """The TCP packets of one connection in time order, read again from the captures.
+
+        >>> packets = analyze("sample_pcaps/blackhole-1400.sender.pcap").packets(1)
+        >>> packets.query("resend").groupby("fate", observed=True).size().to_dict()
+        {'lost': 9}
+        """
         from .report import frames
 
         return frames.packets(self.trace(connection))
@@ -287,7 +296,11 @@ class Case:
     # -- documents -----------------------------------------------------------------------------------------------
 
     def to_text(self, path: PathLike | None = None, **style: Any) -> str:
-        """The report as `smtpscope analyze` prints it."""
+        """The report as `smtpscope analyze` prints it; `style`: width in columns, color, quiet.
+
+        >>> print(analyze("sample_pcaps/clean-auth.sender.pcap").to_text(quiet=True), end="")
+        Clean: 1 of 1 mail delivered; no black hole, split end, mask or stall.
+        """
         from .report import text
 
         return self._saved(text.render(self.data, **style), path)
@@ -430,7 +443,12 @@ class Plots:
         return plots.sequence(self._case.trace(connection), ax=_shown(ax), **style)
 
     def size_fate(self, path: int, ax: Axes | None = None, **style: Any) -> Axes:
-        """Packet sizes of a path against delivered or lost, with the bracket of its path MTU."""
+        """Packet sizes of a path against delivered or lost, with the bracket of its path MTU.
+
+        >>> axes = analyze("sample_pcaps/blackhole-1400.sender.pcap").plot.size_fate(1)
+        >>> axes.get_xlabel()
+        'size of the IP packet on the wire (bytes)'
+        """
         from .report import plots
 
         for candidate in self._case.data.paths:
