@@ -84,8 +84,9 @@ notebooks: venv
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
-# Writes the outputs that the Markdown files show anew; the tests demand that they are true.
+# Writes the rules' pages anew, and the outputs and pictures that the Markdown files show; the tests demand that they are true.
 docs: venv
+	$(BIN)/python -m analyzer.detect.handbook
 	$(BIN)/python tests/docs/examples.py
 
 clean:
