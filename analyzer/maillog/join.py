@@ -24,6 +24,9 @@ SLACK_NS = 1 * S
 # A mailer writes the last line of a connection when its longest time-out has run out (RFC 5321 4.5.3.2.6: 10 minutes).
 AFTERWARDS_NS = 660 * S
 MOST_LINES = 50_000  # kept in a case: what is joined, and deliveries that are not
+# Lines of mailers that are looked at: a busy day. Each takes about 1 KB; their texts at most so many bytes.
+MOST_ENTRIES = 200_000
+MOST_TEXT_BYTES = 64 << 20
 MOST_NOTES = 20
 REASON_CHARACTERS = 160
 
@@ -32,8 +35,8 @@ def join(case: Case, paths: Sequence[str], of: tzinfo | None = None) -> None:
     """Puts the log's lines into `case.log`, and what is to be said about them into `case.log_notes`."""
     first = min((c.first_ns for c in case.captures if c.first_ns is not None), default=None)
     last = max((c.last_ns for c in case.captures if c.last_ns is not None), default=None)
-    lines = [line for path in paths for line in read(path, of, first)]
-    entries = [entry for line in lines if (entry := understand(line)) is not None]
+    entries, limit = _understood(paths, of, first)
+    case.log_notes += limit
     if not entries:
         case.log_notes.append(
             f"No line of {' '.join(paths)} is a mailer's that is known (Postfix, Exim, sendmail, Microsoft)."
@@ -48,6 +51,23 @@ def join(case: Case, paths: Sequence[str], of: tzinfo | None = None) -> None:
     shown = sorted(joined.lines(first, last), key=lambda x: (x.time_ns, x.file, x.line))
     case.log += shown[:MOST_LINES]
     case.log_notes += _notes(case, joined, first, last)
+
+
+def _understood(paths: Sequence[str], of: tzinfo | None, first: int | None) -> tuple[list[Entry], list[str]]:
+    """The mailers' lines; and, where there are more than fit, the note that says so."""
+    entries: list[Entry] = []
+    text_bytes = 0
+    for path in paths:
+        for line in read(path, of, first):
+            entry = understand(line)
+            if entry is None:
+                continue
+            if len(entries) >= MOST_ENTRIES or text_bytes >= MOST_TEXT_BYTES:
+                note = f"{path} was read to its line {line.number}: more lines than fit. Cut it to the time of the captures."
+                return entries, [note]
+            entries.append(entry)
+            text_bytes += len(line.text)
+    return entries, []
 
 
 @dataclass

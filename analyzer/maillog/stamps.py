@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..capture.sources import expand
 from ..errors import CaptureError, UsageError
 
 LINE_LIMIT = 4096  # RFC 5424 6.1 asks receivers for 2048 bytes; longer lines are cut
+READ_BYTES = 4 * LINE_LIMIT + 2  # UTF-8 takes up to 4 bytes for a character
 
 _MONTHS = {m: n for n, m in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
 # RFC 3164 4.1.2: Mmm dd hh:mm:ss, a day below 10 after a space; some add a year before the time or a fraction behind it.
@@ -64,9 +65,18 @@ def read(path: str, of: tzinfo | None, near_ns: int | None) -> Iterator[Line]:
         if len(sources) != 1:
             raise UsageError(f"--maillog {path}: this is no single file")
         with sources[0].open_file() as file:
-            yield from _lines(path, (raw.decode("utf-8", "surrogateescape") for raw in file), of, near_ns)
+            yield from _lines(path, (raw.decode("utf-8", "surrogateescape") for raw in _cut(file)), of, near_ns)
     except (OSError, CaptureError, EOFError) as error:
         raise UsageError(f"--maillog {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _cut(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, each as far as it is looked at: one may be as long as the file."""
+    while line := file.readline(READ_BYTES):
+        rest = line
+        while len(rest) == READ_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(READ_BYTES)
+        yield line
 
 
 def _lines(path: str, raw: Iterator[str], of: tzinfo | None, near_ns: int | None) -> Iterator[Line]:

@@ -32,11 +32,13 @@ class Entry(NamedTuple):
     remote_id: str | None = None  # queue id that the other side named in its answer
 
 
-_POSTFIX_PEER = r"([^\s\[\],]*)\[([0-9a-fA-F.:]+)\](?::(\d+))?"
+# In patterns that are searched for names are at most 255 characters long (RFC 1035 2.3.4): without an end, each place of a
+# line at which one may begin would be followed to the end of the line.
+_POSTFIX_PEER = r"\[([0-9a-fA-F.:]+)\](?::(\d+))?"
 _QUEUE_ID = re.compile(
     r"([0-9A-F]{6,}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{10,20}): (.*)"
 )  # short (hex) and long queue ids
-_RELAY = re.compile(rf"relay={_POSTFIX_PEER}")
+_RELAY = re.compile(rf"relay=[^\s\[\],]{{0,255}}{_POSTFIX_PEER}")
 _TO = re.compile(r"to=<([^>]*)>")
 _FROM = re.compile(r"from=<([^>]*)>")
 _DELAYS = re.compile(r"delays=([\d.]+)/([\d.]+)/([\d.]+)/([\d.]+)")
@@ -46,11 +48,11 @@ _PEER = re.compile(_POSTFIX_PEER)
 
 _EXIM_ID = r"([0-9A-Za-z]{6}-[0-9A-Za-z]{6,11}-[0-9A-Za-z]{2,4})"
 _EXIM = re.compile(rf"(?:\[\d+\] )?{_EXIM_ID} (.*)")
-_EXIM_HOST = re.compile(r"H=(?:\S+ )?(?:\(\S*\) )?\[([0-9a-fA-F.:]+)\](?::(\d+))?")
-_EXIM_FROM = re.compile(r"from \S*(?: ?\(\S*\))? ?\[([0-9a-fA-F.:]+)\](?::(\d+))?")
+_EXIM_HOST = re.compile(r"H=(?:\S{1,255} )?(?:\(\S{0,255}\) )?\[([0-9a-fA-F.:]+)\](?::(\d+))?")
+_EXIM_FROM = re.compile(r"from \S{0,255}(?: ?\(\S{0,255}\))? ?\[([0-9a-fA-F.:]+)\](?::(\d+))?")
 
 _SENDMAIL_ID = re.compile(r"([0-9A-Za-z]{14,}): (.*)")
-_SENDMAIL_RELAY = re.compile(r"relay=\S*?\.? ?\[([0-9a-fA-F.:]+)\]")
+_SENDMAIL_RELAY = re.compile(r"relay=\S{0,255}?\.? ?\[([0-9a-fA-F.:]+)\]")
 _XDELAY = re.compile(r"xdelay=(?:(\d+)\+)?(\d\d):(\d\d):(\d\d)")
 _STAT = re.compile(r"stat=(.*)")
 
@@ -115,7 +117,7 @@ def _postfix_client(line: Line, queue_id: str | None, text: str) -> Entry | None
     if recipient and status:
         said: Said = {"sent": "sent", "deferred": "deferred", "bounced": "bounced"}.get(status[1], "info")  # type: ignore[assignment]
         took = float(delays[3]) + float(delays[4]) if delays else None
-        peer = (relay[2], _port(relay[3])) if relay else None
+        peer = (relay[1], _port(relay[2])) if relay else None
         return Entry(
             line,
             "postfix",
@@ -128,7 +130,7 @@ def _postfix_client(line: Line, queue_id: str | None, text: str) -> Entry | None
             remote_id=_remote_id(text),
         )
     other = _PEER.search(text)
-    return Entry(line, "postfix", "client", _said(text), queue_id, (other[2], _port(other[3])) if other else None)
+    return Entry(line, "postfix", "client", _said(text), queue_id, (other[1], _port(other[2])) if other else None)
 
 
 def _postfix_server(line: Line, queue_id: str | None, text: str) -> Entry | None:
@@ -145,7 +147,7 @@ def _postfix_server(line: Line, queue_id: str | None, text: str) -> Entry | None
     elif text.startswith(("timeout after", "lost connection after", "improper command pipelining", "SSL_accept error")):
         said = _said(text)
     session = f"{line.file} {line.host} {line.process}"
-    return Entry(line, "postfix", "server", said, queue_id, (peer[2], _port(peer[3])), session=session)
+    return Entry(line, "postfix", "server", said, queue_id, (peer[1], _port(peer[2])), session=session)
 
 
 def _exim(line: Line) -> Entry | None:
