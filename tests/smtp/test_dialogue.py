@@ -29,6 +29,16 @@ ONE_MAIL = """
     C: QUIT
     S: 221 2.0.0 Bye
 """
+# Up to the mail itself, for what is about its end only.
+GO_AHEAD = """
+    S: 220 mx
+    C: MAIL FROM:<a@b>
+    S: 250 ok
+    C: RCPT TO:<c@d>
+    S: 250 ok
+    C: DATA
+    S: 354 go
+"""
 
 
 class TestOneMail:
@@ -82,14 +92,7 @@ class TestEndOfMail:
 
     def test_a_dot_right_behind_data_is_an_empty_mail(self) -> None:
         """The CR LF of the DATA line counts as the first CR LF (RFC 5321 4.1.1.4)."""
-        dialogue = talk("""
-            S: 220 mx
-            C: MAIL FROM:<a@b>
-            S: 250 ok
-            C: RCPT TO:<c@d>
-            S: 250 ok
-            C: DATA
-            S: 354 go
+        dialogue = talk(f"""{GO_AHEAD}
             C: .
             C: QUIT
             S: 250 queued
@@ -130,14 +133,7 @@ class TestEndOfMail:
 
     def test_a_refusal_may_come_before_the_end(self) -> None:
         """A server that will not read the rest answers early; that is the mail's reply."""
-        dialogue = talk("""
-            S: 220 mx
-            C: MAIL FROM:<a@b>
-            S: 250 ok
-            C: RCPT TO:<c@d>
-            S: 250 ok
-            C: DATA
-            S: 354 go
+        dialogue = talk(f"""{GO_AHEAD}
             C: a line of a long mail
             S: 552 too big
         """)
@@ -168,14 +164,7 @@ class TestEndOfMail:
 
     def test_a_lenient_server(self) -> None:
         """A reply that comes before any CR LF . CR LF shows that the server took LF . CR LF for the end."""
-        dialogue = talk(r"""
-            S: 220 mx
-            C: MAIL FROM:<a@b>
-            S: 250 ok
-            C: RCPT TO:<c@d>
-            S: 250 ok
-            C: DATA
-            S: 354 go
+        dialogue = talk(rf"""{GO_AHEAD}
             C: hi\n
             C: .
             S: 250 queued
@@ -620,14 +609,7 @@ class TestUnusualOrder:
 
     def test_a_421_while_a_mail_is_under_way(self) -> None:
         """The server gave up waiting for the rest of the mail: deferred."""
-        dialogue = talk("""
-            S: 220 mx
-            C: MAIL FROM:<a@b>
-            S: 250 ok
-            C: RCPT TO:<c@d>
-            S: 250 ok
-            C: DATA
-            S: 354 go
+        dialogue = talk(f"""{GO_AHEAD}
             C: part of a mail
             S: 421 timeout
         """)
