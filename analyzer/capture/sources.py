@@ -169,6 +169,12 @@ FOREIGN_MAGICS: dict[bytes, str] = {
     b"GMBU": "Microsoft Network Monitor 2",
     b"TRSNIFF data    \x1a": "Sniffer",
     b"XCP\x00": "NetXray",
+    b"\xaa\xaa\xaa\xaa": "5Views",
+    b"\x01\x10\x4c\x00\x01\x05Trace ": "LANalyzer",
+    b"ObserverPktBuffe": "Observer",
+    b"TR\x00d": "HP-UX nettl",
+    b"\x05VNF": "Visual Networks",
+    b"+---------+---------------+----------+": "K12 text",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import struct
 import subprocess
 import threading
@@ -123,6 +124,35 @@ def test_other_formats_go_through_tshark(scratch: Path, packed: bool) -> None:
     assert result.packets.seq.tolist() == list(range(50))
     assert result.captures[0].complete
     assert result.captures[0].format == "snoop"
+
+
+EDITCAP = (
+    "snoop",
+    "netmon1",
+    "netmon2",
+    "ngsniffer",
+    "ngwsniffer_2_0",
+    "5views",
+    "lanalyzer",
+    "nettl",
+    "visual",
+    "k12text",
+)
+
+
+@pytest.mark.skipif(shutil.which("editcap") is None, reason="editcap is not installed")
+@pytest.mark.parametrize("written_as", EDITCAP)
+def test_what_editcap_writes_gives_the_same_verdict(scratch: Path, written_as: str) -> None:
+    """A black hole in the formats of Solaris, Microsoft, Sniffer, ...: the same findings, and the report names the format."""
+    from analyzer import analysis
+
+    sample = SAMPLES / "blackhole-1400.sender.pcap"
+    subprocess.run(["editcap", "-F", written_as, sample, scratch], check=True, capture_output=True)
+    case, plain = analysis.analyze([str(scratch)]), analysis.analyze([str(sample)])
+    assert case.captures[0].format not in ("", "pcap", "pcapng")
+    assert case.captures[0].complete
+    assert [f.fingerprint for f in case.findings] == [f.fingerprint for f in plain.findings]
+    assert [(m.size, m.outcome) for m in case.messages] == [(m.size, m.outcome) for m in plain.messages]
 
 
 def test_link_types_that_only_tshark_knows(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
