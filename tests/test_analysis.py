@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,16 @@ def test_every_sample_is_told_alike_by_two_processes(sample: Path, small_windows
     one = report.render(analysis.analyze([str(sample)]))
     assert report.render(analysis.analyze([str(sample)], analysis.Options(jobs=2))) == one
     assert joined == [True]
+
+
+def test_of_other_services_only_the_path_is_judged() -> None:
+    """--all-tcp: a web server's black hole is told without a word of mail, and an FTP greeting is no mail server's."""
+    case = analysis.analyze([str(ROOT / "sample_pcaps" / "http-blackhole.middle.pcap")], analysis.Options(all_tcp=True))
+    (hole,) = case.findings
+    assert (hole.rule, hole.confidence) == ("pmtud-black-hole", "certain")
+    advice = [hole.explanation, *(r.what for r in hole.remedies), *(r.check for r in hole.remedies)]
+    assert [text for text in advice if re.search(r"\bmail|postmaster|smtp_", text, re.IGNORECASE)] == []
+    masked = analysis.analyze(
+        [str(ROOT / "sample_pcaps" / "service-ftp-masked.sender.pcap")], analysis.Options(all_tcp=True)
+    )
+    assert masked.findings == []

@@ -51,9 +51,11 @@ class Verdict:
         self._compare_paths(weighed)
         subjects += self._host_subjects(weighed)
         subjects.append(self._case_subject())
-        subjects += mails.message_subjects(self.talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
-        subjects += mails.connection_subjects(self.talks, self._screen("connection", mails.CONNECTION_SCREEN))
-        subjects += mails.server_subjects(self.talks, self._screen("server", mails.SERVER_SCREEN), run.options.stripped)
+        # of other services (--all-tcp) nothing is asked but what their paths carry
+        talks = [t for t in self.talks if self._is_listed(t)] if run.options.all_tcp else self.talks
+        subjects += mails.message_subjects(talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
+        subjects += mails.connection_subjects(talks, self._screen("connection", mails.CONNECTION_SCREEN))
+        subjects += mails.server_subjects(talks, self._screen("server", mails.SERVER_SCREEN), run.options.stripped)
         drafts = judge(self.pack, subjects, silent=silent)
         return self._finish(drafts, ledgers, weighed)
 

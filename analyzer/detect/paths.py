@@ -265,6 +265,11 @@ def size_blind_p(large: tuple[int, int], small: tuple[int, int]) -> float | None
     return sum(comb(lost, k) * comb(total - lost, n - k) for k in range(large[0], min(lost, n) + 1)) / ways
 
 
+def _chance(p: float) -> str:
+    """A probability in words that never claim it to be zero."""
+    return f"{p:.2g}" if p >= 1e-9 else "below 1e-9"
+
+
 def sizes_of(p: PathLedger) -> list[tuple[int, int, int, int]]:
     """(size, delivered, lost, undecided) by size."""
     if not (p.lost or p.undecided):
@@ -661,12 +666,12 @@ class _Weighing:
                 self.rivals.append(
                     (
                         "random loss",
-                        f"losses this uneven over sizes have probability {blind:.2g} if size did not matter",
+                        f"losses this uneven over sizes have probability {_chance(blind)} if size did not matter",
                     )
                 )
             elif not passed:
                 self.against.append(
-                    f"losses as uneven as these have probability {blind:.2g} even if size does not matter"
+                    f"losses as uneven as these have probability {_chance(blind)} even if size does not matter"
                 )
         if f["delivered_at_or_above_stuck"]:
             self.against.append(f"packets of {size} bytes or more were delivered on this path in the same capture")

@@ -84,6 +84,7 @@ def test_black_hole_weaker(changes, confidence):
         {"delivered_at_or_above_stuck": True},
         {"small_failed_after": True},
         {"both_directions_silent": True},
+        {"nothing_heard": True},
         {"queue_lets_large_pass": True},
         {"window_shut": True},
         {"ack_past_hole": True},
@@ -269,6 +270,8 @@ def test_outage(changes, confidence):
             },
             None,
         ),
+        ({"lost_segments": 9, "loss_ratio": 0.09, "delayed_mail_s": 9.0, "other_way_stuck": True}, None),
+        ({"lost_segments": 9, "loss_ratio": 0.09, "delayed_mail_s": 9.0, "nothing_heard": True}, None),
         ({"lost_segments": 0, "sent_segments": 100, "loss_ratio": 0.0, "delayed_mail_s": 5.0}, None),
     ],
 )
