@@ -28,6 +28,7 @@ from analyzer.case import (
 )
 from analyzer.tcp.connections import Tracker
 from analyzer.tcp.delivery import Trace, measure
+from analyzer.whatif import what_if
 
 T0 = 1_709_647_391_123_456_789  # 2024-03-05 14:03:11.123456789 UTC
 SECOND = 1_000_000_000
@@ -399,4 +400,5 @@ def _illustrated_page() -> str:
 
     case = incident()
     case.connections, case.messages = case.connections[:40], case.messages[:40]
+    case.what_if = what_if(case)
     return html.render(case, traces={1: trace_of(BLACK_HOLE, [too_big()])})

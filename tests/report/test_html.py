@@ -258,6 +258,8 @@ class TestInChromium:
             pytest.skip("needs axe-selenium-python, which carries axe-core")
         source = next(Path(axe.origin).parent.rglob("axe.min.js")).read_text("utf-8")
         load(driver, illustrated_page, tmp_path, dark=dark)
+        driver.execute_script("for (const folded of document.querySelectorAll('details')) folded.open = true")
+        assert driver.find_elements("css selector", ".helps")
         driver.execute_script(source)
         result = driver.execute_async_script(
             "axe.run(document, {resultTypes: ['violations']}).then(arguments[arguments.length - 1])"
