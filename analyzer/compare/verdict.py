@@ -74,13 +74,12 @@ def compare(
     options = options or ReadOptions()
     points = [read_point(n, capture, options, progress) for n, capture in enumerate(captures, 1)]
     found, how = flows(points)
-    if _turned_round(found, how):
-        points.reverse()
+    order = _order(points, found, how)
+    if order != points:
+        points = order
         for n, point in enumerate(points, 1):
             point.id = n
-        found = [flow[::-1] for flow in found]
-        last = len(points) + 1
-        how = {(i, last - b, last - a): by for (i, a, b), by in how.items()}
+        found, how = flows(points)
     result = Comparison(points, found, how)
     if not result.shared:
         result.statements = [_nothing_in_common(points)]
@@ -106,12 +105,11 @@ def _proven(result: Comparison, options: ReadOptions) -> list[Finding]:
     return found
 
 
-def _turned_round(found: Sequence[Flow], how: Ways) -> bool:
-    """Named from the server's side: the client's packets have a larger time to live at the point named last.
-
-    A proxy sends packets of its own, whose time to live says nothing of what lies before it.
+def _order(points: list[Point], found: Sequence[Flow], how: Ways) -> list[Point]:
+    """The points as a client's packets pass them, whatever order they were named in: each router takes one from the time
+    to live. A proxy sends packets of its own, whose time to live says nothing of what lies before it.
     """
-    votes = 0
+    fell: dict[tuple[int, int], list[int]] = {}
     for (i, near, far), by in how.items():
         a, b = found[i][near - 1], found[i][far - 1]
         if by == "content" or a is None or b is None:
@@ -119,8 +117,13 @@ def _turned_round(found: Sequence[Flow], how: Ways) -> bool:
         for from_client, sign in ((True, 1), (False, -1)):
             first, last = (s.direction(from_client=from_client) for s in (a, b))
             if len(first) and len(last):
-                votes += sign * (int(first.table.ttl[0]) - int(last.table.ttl[0]))
-    return votes < 0
+                drop = sign * (int(first.table.ttl[0]) - int(last.table.ttl[0]))
+                fell.setdefault((near, far), []).append(drop)
+    place = {point.id: 0.0 for point in points}
+    for near, far in sorted(fell, key=lambda pair: pair[1]):
+        place[far] = place[near] + float(np.median(fell[near, far]))
+    named = points[::-1] if sum(map(sum, fell.values())) < 0 else points
+    return sorted(named, key=lambda point: place[point.id])
 
 
 def _nothing_in_common(points: Sequence[Point]) -> Statement:

@@ -316,3 +316,14 @@ def test_redaction_leaves_no_address_and_no_name(name: str, tmp_path: Path, caps
     ]
     case = analyze(files(name, points)[0], redact_key=key)
     assert case.data.connections[0].client.ip in document.read_text()
+
+
+@pytest.mark.parametrize("name", ["blackhole-1400", "blackhole-nat"])
+def test_three_points_named_in_any_order(name: str) -> None:
+    """`smtpscope compare NAME.*.pcap`: the shell sorts by name; the routers between tell the order."""
+    for points in (
+        ("middle", "receiver", "sender"),
+        ("sender", "receiver", "middle"),
+        ("middle", "sender", "receiver"),
+    ):
+        assert compare.text(compare.compare(files(name, points))) == compare.text(comparison(name))
