@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,10 +53,11 @@ def opened(case: Case, path: str) -> tuple[dict[Ends, list[Chunk]], list[str]]:
     """What was said inside the TLS connections of the case, by their two ends; and what could not be opened, in words."""
     encrypted = [c for c in case.connections if c.tls != "none"]
     said: dict[Ends, list[Chunk]] = defaultdict(list)
-    for capture in case.captures:
-        if encrypted:
-            for ends, chunks in _decrypted(capture, path, encrypted).items():
-                said[ends] += chunks
+    if encrypted:
+        with _whole(case.captures) as parts:
+            for file, captures in parts:
+                for ends, chunks in _decrypted(file, captures, path, encrypted).items():
+                    said[ends] += chunks
     count = sum(ends_of(c.client, c.server) in said for c in encrypted)
     if not encrypted:
         return {}, []
@@ -69,10 +73,30 @@ class _Sent(NamedTuple):
     sender: Endpoint
 
 
-def _decrypted(capture: CaptureInfo, keys: str, connections: Sequence[Connection]) -> dict[Ends, list[Chunk]]:
+@contextmanager
+def _whole(captures: Sequence[CaptureInfo]) -> Iterator[list[tuple[str, list[CaptureInfo]]]]:
+    """What tshark is to read: a session that goes on from one rotated file to the next is only opened in one piece.
+
+    Captures of different points, which overlap in time, stay apart: the same packets twice would confuse it.
+    """
+    times = [(c.first_ns, c.last_ns) for c in captures if c.first_ns is not None and c.last_ns is not None]
+    rotated = all(later[0] >= earlier[1] for earlier, later in pairwise(times))
+    apart = [(c.path, [c]) for c in captures]
+    if len(captures) < 2 or not rotated or shutil.which("mergecap") is None:
+        yield apart
+        return
+    with tempfile.NamedTemporaryFile(prefix="smtpscope-") as joined:  # mode 0600
+        command = ["mergecap", "-a", "-F", "pcapng", "-w", joined.name, *(c.path for c in captures)]
+        done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=False)
+        yield apart if done.returncode else [(joined.name, list(captures))]
+
+
+def _decrypted(
+    file: str, captures: Sequence[CaptureInfo], keys: str, connections: Sequence[Connection]
+) -> dict[Ends, list[Chunk]]:
     clients = {ends_of(c.client, c.server): c.client for c in connections}
     # records are opened in the order of their bytes, whatever packet came late
-    common = ["-n", "-r", capture.path, "-o", f"tls.keylog_file:{keys}", "-o", "tcp.reassemble_out_of_order:TRUE"]
+    common = ["-n", "-r", file, "-o", f"tls.keylog_file:{keys}", "-o", "tcp.reassemble_out_of_order:TRUE"]
     # TLS from the first byte on ports that Wireshark does not know, and STARTTLS on those of other services
     for port in sorted({c.server.port for c in connections}):
         kind = "tls" if any(c.tls == "implicit" and c.server.port == port for c in connections) else "smtp"
@@ -92,8 +116,17 @@ def _decrypted(capture: CaptureInfo, keys: str, connections: Sequence[Connection
         for number, data in _followed(text):
             if number in sent:
                 ends, sender = sent[number]
-                said[ends].append(Chunk(capture.id, number, sender == clients[ends], data))
+                said[ends].append(Chunk(*_place(number, captures), sender == clients[ends], data))
     return said
+
+
+def _place(number: int, captures: Sequence[CaptureInfo]) -> tuple[int, int]:
+    """The capture and its frame, of a frame of all of them one behind the other."""
+    for capture in captures[:-1]:
+        if number <= capture.frames:
+            return capture.id, number
+        number -= capture.frames
+    return captures[-1].id, number
 
 
 def _frames_with_tls(common: list[str]) -> Iterator[tuple[int, int, Endpoint, Endpoint]]:

@@ -141,6 +141,28 @@ def test_a_wrong_key_file_is_one_line(
     assert err.count("\n") == 1
 
 
+@needs_tshark
+@pytest.mark.parametrize("cut", [25, 40, 50])
+def test_a_session_goes_on_in_the_next_file(tmp_path: Path, cut: int) -> None:
+    """Cut between two mails, inside one, inside a record: the files of a rotated set are opened in one piece."""
+    data = CAPTURE.read_bytes()
+    at, records = 24, []
+    while at < len(data):
+        size = 16 + int.from_bytes(data[at + 8 : at + 12], "little")
+        records.append(data[at : at + size])
+        at += size
+    files = [tmp_path / "b.pcap", tmp_path / "a.pcap"]
+    for file, part in zip(files, (records[:cut], records[cut:]), strict=True):
+        file.write_bytes(data[:24] + b"".join(part))
+    case = analysis.analyze([str(file) for file in files], analysis.Options(keylog=str(KEYS)))
+    assert [(m.size, m.outcome) for m in case.messages] == [
+        (700, "delivered"),
+        (20001, "delivered"),
+        (900, "delivered"),
+    ]
+    assert not any("TLS connections" in limit for limit in case.limits)
+
+
 @pytest.mark.parametrize("name", ["-", "s3://bucket/x.pcap"])
 def test_what_can_not_be_read_twice_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """tshark wants files: stdin and URLs are wrong usage."""
