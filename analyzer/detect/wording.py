@@ -18,7 +18,8 @@ from .condition import ALWAYS, Condition, Scope, compile_when
 from .document import Node
 from .facts import VOCABULARY, Fact, Kind, Value
 
-_PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)(?::([a-z][a-z -]{0,30}))?\}")
+_PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)(?::([A-Za-z][A-Za-z -]{0,30}))?\}")
+_MISSPELT = re.compile(r"\{([a-z_][a-z0-9_]*):")
 _SAFE_IN_COMMAND = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9.:%_-]{0,99}|::[0-9A-Fa-f:.]{0,45}"
 )  # numbers, addresses, pseudonyms
@@ -66,6 +67,9 @@ def plain_template(node: Node, scope: Scope, what: str, when: Condition = ALWAYS
         fact = scope.fact(match[1], node)
         if match[2] and fact.type not in {"int", "float"}:
             node.fail(f"{{{match[1]}:{match[2]}}}: only numbers take a noun or ':n'; {fact.name} is {fact.type}")
+    for name in _MISSPELT.findall(_PLACEHOLDER.sub("", text)):
+        if name in VOCABULARY[scope.kind]:
+            node.fail(f"{{{name}...: a placeholder is {{{name}}}, {{{name}:n}} or {{{name}:noun}}")
     return Template(text, scope.kind, when)
 
 

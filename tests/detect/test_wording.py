@@ -6,6 +6,7 @@ from analyzer.detect.condition import Scope
 from analyzer.detect.document import parse
 from analyzer.detect.facts import VOCABULARY
 from analyzer.detect.wording import plain_template, seconds, worded
+from analyzer.errors import RuleError
 
 PATH = VOCABULARY["path"]
 
@@ -28,6 +29,7 @@ def fill(text, command=False, **facts):
         ("{loss_size_blind_p}", {"loss_size_blind_p": 1e-9}, "less than 0.0001"),
         ("{stuck_sends:time}", {"stuck_sends": 1}, "1 time"),
         ("{stuck_sends:time}", {"stuck_sends": 9}, "9 times"),
+        ("{stuck_sends:TCP segment}", {"stuck_sends": 4}, "4 TCP segments"),
         ("{links}", {"links": ("PPPoE", "IPIP")}, "PPPoE, IPIP"),
         ("{stuck_df}", {"stuck_df": False}, "no"),
         ("nft add rule { type filter } {stuck_sends}", {"stuck_sends": 1}, "nft add rule { type filter } 1"),
@@ -37,6 +39,12 @@ def fill(text, command=False, **facts):
 def test_filled(text, facts, filled):
     """A placeholder is a fact's name and nothing else; what is none stays as it is."""
     assert fill(text, **facts) == filled
+
+
+def test_a_style_that_is_none_fails_at_load():
+    """It would be printed as it stands."""
+    with pytest.raises(RuleError, match="stuck_sends:noun"):
+        fill("{stuck_sends:2 times}")
 
 
 def test_values_are_not_read_again():
