@@ -219,3 +219,31 @@ def test_what_is_written_is_for_the_owner_alone(samples: Path, tmp_path: Path) -
             assert all(group.values()), group
         else:
             assert not any(group.values()), group
+
+
+@pytest.mark.parametrize("exchange", [auth_plain_in_two, auth_login, foreign_commands], ids=lambda e: e.__name__)
+def test_no_secret_reaches_what_other_commands_write(
+    hostile: ModuleType, exchange: Callable[..., Iterator[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of a batch, its journal and tables; comparisons and verifications; errors about a capture cut anywhere."""
+    captures, out = tmp_path / "captures", tmp_path / "out"
+    captures.mkdir()
+    out.mkdir()
+    one, other = captures / "one.pcap", captures / "other.pcap"
+    for capture in (one, other):
+        with open(capture, "wb") as file:
+            hostile.pcap(file, conversation(hostile, exchange))
+    cli.main(["batch", str(captures), "--out", str(out / "batch"), "--jobs", "1"])
+    cli.main(
+        ["compare", str(one), str(other), "--json", str(out / "compare.json"), "--html", str(out / "compare.html")]
+    )
+    cli.main(["verify", str(one), str(other), "--json", str(out / "verify.json")])
+    data = one.read_bytes()
+    for size in range(300, len(data), len(data) // 12):
+        one.write_bytes(data[:size])
+        cli.main(["analyze", str(one), "--no-config"])
+    said = capsys.readouterr()
+    (out / "screen").write_text(said.out + said.err)
+    files = dict(written(out))
+    assert {"compare.json", "verify.json", "summary.json", "journal.jsonl"} <= {file.name for file in files}
+    assert not {file.name for file, data in files.items() for canary in CANARIES if canary in data}
