@@ -202,6 +202,7 @@ class _Told:
         self.captures = len(case.captures)
         self.paths = [p for p in case.paths if p.id in finding.paths]
         self.logs = wording.logs(case, finding)
+        self.connection_filter = wording.connection_filter(case, finding)
 
     @property
     def affected(self) -> str:

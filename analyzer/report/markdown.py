@@ -73,6 +73,8 @@ def _finding(case: Case, finding: Finding) -> list[str]:
     if finding.evidence:
         shown = [_evidence(e, len(case.captures)) for e in finding.evidence[:MOST_EVIDENCE]]
         blocks += ["**Evidence**", "\n".join(shown)]
+    if found := wording.connection_filter(case, finding):
+        blocks += ["**In Wireshark**", markdown_code(found)]
     blocks += _list("Why nothing else", [f"{markdown(r.hypothesis)}: {markdown(r.why_not)}" for r in finding.rivals])
     blocks += _list("What speaks against it", [markdown(a) for a in finding.against])
     logs = [f"{markdown(whose)}: {markdown_code(line)}" for whose, line in wording.logs(case, finding)]

@@ -151,6 +151,9 @@ def _finding(console: Console, case: Case, finding: Finding, repeats: Finding | 
         _evidence(console, label_text, evidence, len(case.captures))
     if len(finding.evidence) > 6:
         _labelled(console, "", f"and {len(finding.evidence) - 6} more, in --json and --html")
+    if found := wording.connection_filter(case, finding):
+        _labelled(console, "Wireshark", "")
+        _write(console, visible(found), indent=LABEL_WIDTH + 4, style="cyan")
     for label_text, text in zip(_once("Against"), finding.against, strict=False):
         _labelled(console, label_text, visible(text))
     for label_text, rival in zip(_once("Not"), finding.rivals, strict=False):

@@ -144,6 +144,22 @@ def logs(case: Case, finding: Finding) -> list[tuple[str, str]]:
     return [(whose.get(side, side), line) for side, line in connection.expected_log.items()]
 
 
+def connection_filter(case: Case, finding: Finding, most: int = 3) -> str | None:
+    """Wireshark's display filter for the connections of a finding whose evidence names no frames; None where it does."""
+    if any(e.display_filter for e in finding.evidence):
+        return None
+    named = set(finding.connections)
+    ends = [(c.client, c.server) for c in case.connections if c.id in named][:most]
+    return (
+        " || ".join(
+            f"({'ipv6' if ':' in a.ip else 'ip'}.addr == {a.ip} && tcp.port == {a.port} && "
+            f"{'ipv6' if ':' in b.ip else 'ip'}.addr == {b.ip} && tcp.port == {b.port})"
+            for a, b in ends
+        )
+        or None
+    )
+
+
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """Causes before symptoms before observations, the gravest first."""
     roles = ("cause", "symptom", "observation")

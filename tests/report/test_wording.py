@@ -61,6 +61,20 @@ def test_paths_with_the_same_answers_are_told_once(incident: Case) -> None:
         assert report.count("MSS clamped to 1240") == 3
 
 
+def test_every_finding_has_a_filter(incident: Case) -> None:
+    """Where the evidence names no frames, the filter is that of the connections; a report without one is no hand-off."""
+    first = incident.findings[0]
+    assert wording.connection_filter(incident, first) is None
+    first.evidence = ()
+    client, server = incident.connections[0].client, incident.connections[0].server
+    wanted = f"(ip.addr == {client.ip} && tcp.port == {client.port} && ip.addr == {server.ip} && tcp.port == 25)"
+    found = wording.connection_filter(incident, first)
+    assert found is not None and found.split(" || ")[0] == wanted and found.count("||") == 2
+    assert wanted in " ".join(text.render(incident).split())
+    assert wanted.replace("&", "&amp;") in html.render(incident, plots=False)
+    assert wanted.replace("|", "\\|") in markdown.render(incident)
+
+
 def test_commands_for_linux_come_first() -> None:
     """They are told apart by what stands beside them; without any for Linux, all come first."""
     commands = ["a  # Solaris", "b  # Linux", "c  # nftables"]
