@@ -8,7 +8,7 @@ An engine is anything that fills this table; one test demands equal tables from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -85,33 +85,23 @@ def address_number(text: str) -> int:
     return int(ip) | 0xFFFF << 32 if ip.version == 4 else int(ip)
 
 
-class LazyColumns(Mapping[str, Array]):
-    """Columns that are put together when they are first asked for: most of the 37 never are."""
+class LazyColumns(dict[str, Array]):
+    """Columns that are put together when they are first asked for, by name: most of the 37 never are.
 
-    __slots__ = ("_made", "_make", "_rows")
+    What was asked for before is found at the cost of a dict.
+    """
+
+    __slots__ = ("_make", "rows")
 
     def __init__(self, make: Callable[[str], Array], rows: int) -> None:
         self._make = make
-        self._made: dict[str, Array] = {}
-        self._rows = rows
+        self.rows = rows
 
-    def __getitem__(self, name: str) -> Array:
-        column = self._made.get(name)
-        if column is None:
-            if name not in COLUMNS:
-                raise KeyError(name)
-            column = self._made[name] = self._make(name)
+    def __missing__(self, name: str) -> Array:
+        if name not in COLUMNS:
+            raise KeyError(name)
+        column = self[name] = self._make(name)
         return column
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(COLUMNS)
-
-    def __len__(self) -> int:
-        return len(COLUMNS)
-
-    @property
-    def rows(self) -> int:
-        return self._rows
 
 
 @dataclass(slots=True)
@@ -122,7 +112,7 @@ class PacketTable:
     whoever keeps rows for longer calls `detach`.
     """
 
-    columns: Mapping[str, Array]
+    columns: dict[str, Array]
     sack_blocks: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty((0, 2), np.uint32))
     buffers: tuple[npt.NDArray[np.uint8], ...] = ()
 
@@ -154,6 +144,13 @@ class PacketTable:
         at, n = int(self.columns["payload_at"][row]), int(self.columns["payload_captured"][row])
         return self.buffers[int(self.columns["buffer"][row])][at : at + n].tobytes() if n else b""
 
+    def payloads(self, rows: npt.NDArray[np.int64]) -> list[bytes]:
+        """The same of many rows."""
+        views = [memoryview(buffer) for buffer in self.buffers]
+        start, length = self.columns["payload_at"][rows], self.columns["payload_captured"][rows]
+        where = zip(self.columns["buffer"][rows].tolist(), start.tolist(), (start + length).tolist(), strict=True)
+        return [bytes(views[b][i:j]) if i < j else b"" for b, i, j in where]
+
     def packet(self, row: int) -> bytes:
         """The captured bytes of one row from its IP header to the end of its TCP payload."""
         at = int(self.columns["ip_at"][row])
@@ -167,7 +164,7 @@ class PacketTable:
 
     def detach(self) -> PacketTable:
         """A copy whose bytes live in one private buffer, so that the window can be let go."""
-        cols = {k: v.copy() for k, v in self.columns.items()}
+        cols = {name: self.columns[name].copy() for name in COLUMNS}
         if not len(self):
             return PacketTable(cols)
         start = cols["ip_at"]
@@ -189,7 +186,7 @@ class PacketTable:
 
     def headers(self) -> PacketTable:
         """A copy without the bytes of the packets: its payloads are empty, all columns stay."""
-        cols = {k: v.copy() for k, v in self.columns.items()}
+        cols = {name: self.columns[name].copy() for name in COLUMNS}
         sacks, cols["sack_at"] = _take_blocks(self.sack_blocks, cols["sack_at"], cols["sack_count"])
         return PacketTable(cols, sacks)
 

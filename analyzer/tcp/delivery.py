@@ -95,6 +95,10 @@ class Delivery:
         )
 
 
+# Properties of a Direction that are views of its table.
+_COLUMNS_OF_THE_TABLE = ("time_ns", "frame", "payload_bytes", "ip_bytes", "df", "flags")
+
+
 @dataclass
 class Direction:
     """What one side sent: arrays of equal length n in capture order, duplicates of capture included (see `duplicate`)."""
@@ -113,11 +117,11 @@ class Direction:
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
+    @cached_property
     def time_ns(self) -> Ints:
         return self.table.time_ns
 
-    @property
+    @cached_property
     def frame(self) -> Ints:
         return self.table.frame
 
@@ -125,23 +129,23 @@ class Direction:
     def capture(self) -> npt.NDArray[np.uint16]:
         return self.table.capture
 
-    @property
+    @cached_property
     def payload_bytes(self) -> npt.NDArray[np.int32]:
         return self.table.payload_bytes
 
-    @property
+    @cached_property
     def ip_bytes(self) -> npt.NDArray[np.int32]:
         return self.table.ip_bytes
 
-    @property
+    @cached_property
     def df(self) -> Bools:
         return self.table.df
 
-    @property
+    @cached_property
     def flags(self) -> npt.NDArray[np.uint16]:
         return self.table.flags
 
-    @property
+    @cached_property
     def data(self) -> Bools:
         """Rows that carry payload and are no duplicate of capture."""
         rows: Bools = (self.table.payload_bytes > 0) & ~self.duplicate
@@ -164,7 +168,7 @@ class Direction:
                 return 0  # RFC 7323 2.2: scaling only when both sides offer it
         return int(self.table.window_scale[(self.flags & SYN) != 0][0])
 
-    @property
+    @cached_property
     def window_bytes(self) -> Ints:
         """Receive window as announced, scaled; with unknown scale as sent (then it is a lower bound)."""
         shift = np.where((self.flags & SYN) != 0, 0, self.window_scale or 0)
@@ -219,11 +223,11 @@ class Direction:
     @cached_property
     def _all_sacks(self) -> list[tuple[int, int, int]]:
         blocks = []
-        for row in np.flatnonzero((self.table.sack_count > 0) & (self.ack != NOT_ACK)).tolist():
-            raw_ack, ack, time = int(self.table.ack[row]), int(self.ack[row]), int(self.time_ns[row])
-            edges = [
-                (ack + _signed(left - raw_ack), ack + _signed(right - raw_ack)) for left, right in self.table.sacks(row)
-            ]
+        rows = np.flatnonzero((self.table.sack_count > 0) & (self.ack != NOT_ACK))
+        columns = (self.table.ack, self.ack, self.time_ns, self.table.sack_at, self.table.sack_count)
+        for raw_ack, ack, time, at, count in zip(*(column[rows].tolist() for column in columns), strict=True):
+            told = self.table.sack_blocks[at : at + count].tolist()
+            edges = [(ack + _signed(left - raw_ack), ack + _signed(right - raw_ack)) for left, right in told]
             for i, (left, right) in enumerate(edges):
                 # RFC 2883: a first block below the ACK, or inside the second block, reports a duplicate
                 dsack = i == 0 and (right <= ack or (len(edges) > 1 and edges[1][0] <= left and right <= edges[1][1]))
@@ -285,6 +289,8 @@ class Trace:
     def let_go(self) -> None:
         """Keep own copies of the columns, and no payload: whoever holds a trace for long holds only what is its own."""
         for d in self.directions:
+            for name in _COLUMNS_OF_THE_TABLE:
+                d.__dict__.pop(name, None)
             d.table = d.table.headers()
             for name in ("seq", "end", "ack", "resend", "duplicate", "sent_once"):
                 setattr(d, name, getattr(d, name).copy())

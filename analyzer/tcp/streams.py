@@ -38,14 +38,13 @@ class Stream:
         d = self.direction
         segments: list[Segment] = []
         starts: list[int] = []
-        table = d.table
         rows = np.flatnonzero(d.data)
-        for row, start, end in zip(rows.tolist(), d.seq[rows].tolist(), d.end[rows].tolist(), strict=True):
+        carried = zip(rows.tolist(), d.seq[rows].tolist(), d.end[rows].tolist(), d.table.payloads(rows), strict=True)
+        for row, start, end, data in carried:
             if not segments or start >= segments[-1].end:  # in order: nearly always
-                segments.append(Segment(start, end, row, table.payload(row)))
+                segments.append(Segment(start, end, row, data))
                 starts.append(start)
                 continue
-            data = table.payload(row)
             i = max(bisect_right(starts, start) - 1, 0)
             at = start
             while at < end:
