@@ -5,5 +5,5 @@
     read         at a time    record lies         exact (fragments)
                                                   wireshark: formats and link types that the others do not know
 
-`reading.read` is the entrance; `wanted` says which packets get a row, and counts the others.
+`reading.read` is the entrance, and `growing.Growing` that for captures which are still being written; `wanted` says which packets get a row, and counts the others.
 """

@@ -13,7 +13,6 @@ import argparse
 import datetime
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
@@ -145,14 +144,14 @@ def record(scenario: Scenario, out: Path) -> None:
     folder.mkdir(parents=True)
     tls = mta.make_certificate(folder, scenario.tls) if scenario.tls else {}
     with Network(scenario.name, scenario.path, folder) as net:
-        os.environ.pop("SSLKEYLOGFILE", None)
-        if scenario.sender_settings.get("keylog"):  # Python's ssl writes the secrets of the sessions there
-            os.environ["SSLKEYLOGFILE"] = str(folder / "keys")
+        sending = dict(scenario.sender_settings)
+        if sending.get("keylog"):  # where the client writes the secrets of its sessions
+            sending["keylog"] = str(folder / "keys")
         settings = dict(scenario.receiver_settings)
         if scenario.tls:
             settings |= {"smtpd_tls_security_level": "may", **tls} if scenario.receiver == "postfix" else tls
         server = mta.receiver(net, scenario.receiver, settings)
-        sender = mta.SENDERS[scenario.sender](net, dict(scenario.sender_settings), scenario.server)
+        sender = mta.SENDERS[scenario.sender](net, sending, scenario.server)
         files = {name: folder / f"{scenario.name}.{name}.pcap{'ng' if view.pcapng else ''}" for name, view in scenario.views.items()}
         running = [net.capture(view.node, view.interface, files[name], snaplen=view.snaplen, link_type=view.link_type,
                                filter_=view.filter_, pcapng=view.pcapng, buffer_kib=view.buffer_kib) for name, view in scenario.views.items()]

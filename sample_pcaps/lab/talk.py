@@ -17,9 +17,10 @@ import threading
 import time
 
 
-def no_questions_asked() -> ssl.SSLContext:
-    """A client's TLS that takes the lab's self-signed certificate."""
+def no_questions_asked(order: dict) -> ssl.SSLContext:
+    """A client's TLS that takes the lab's self-signed certificate, and writes down its secrets where the order names a file."""
     context = ssl.create_default_context()
+    context.keylog_filename = order.get("keylog")
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
@@ -32,7 +33,7 @@ class Client(smtplib.SMTP):
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         sock = super()._get_socket(host, port, timeout)
-        return no_questions_asked().wrap_socket(sock) if self.order.get("implicit_tls") else sock
+        return no_questions_asked(self.order).wrap_socket(sock) if self.order.get("implicit_tls") else sock
 
     def write_mail(self, data: bytes) -> None:
         """`data` ends with CRLF.CRLF. piece: bytes per write, like a typist; split_at: where to cut CR LF . CR LF (1-4)."""
@@ -93,7 +94,7 @@ def client(order: dict) -> list[dict]:
                 connections[-1]["client_port"] = server.sock.getsockname()[1]
                 server.ehlo() if order.get("ehlo", True) else server.helo()
                 if order.get("starttls"):
-                    context = no_questions_asked()
+                    context = no_questions_asked(order)
                     if order.get("large_hello"):  # as large as one with post-quantum key shares
                         context.set_alpn_protocols([f"padding-{n:03d}" for n in range(120)])
                     server.starttls(context=context)
