@@ -151,6 +151,9 @@ def limits(case: Case) -> list[str]:
             f"{_count(let_go, 'connection')} had to be judged before the end: open connections held more packets than fit "
             "into the memory meant for them. What came later stands as another connection, without a handshake."
         )
+    icmp_left_out = case.counts.get("icmp_left_out", 0)
+    if icmp_left_out:
+        out.append(f"{_count(icmp_left_out, 'ICMP error')} came behind the most that are kept: counted, not looked at.")
     not_judged = case.counts.get("not_judged", 0)
     if not_judged:
         out.append(

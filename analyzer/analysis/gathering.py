@@ -31,6 +31,8 @@ UNANSWERED_KEPT = 10_000
 # So many connections go through columns together: enough for NumPy to pay, few enough to need little memory.
 CONNECTIONS_AT_ONCE = 2048
 
+# ICMP errors that are kept: of honest routers one for each large packet, of a flood as many as there are. 1 KB each.
+MOST_ICMP = 200_000
 # Commands, or texts of so many bytes, that take the memory of a row.
 COMMANDS_OF_A_ROW = 8
 TEXT_OF_A_ROW_BYTES = 2000
@@ -171,6 +173,9 @@ class Gathered:
 
     def take_icmp(self, errors: Sequence[IcmpError]) -> None:
         for e in errors:
+            if len(self.icmp) >= MOST_ICMP:
+                self.counts["icmp_left_out"] += 1
+                continue
             self.icmp.append(e)
             if e.quoted_src_port is not None and e.quoted_dst_port is not None:
                 self._by_flow[(e.quoted_src, e.quoted_src_port, e.quoted_dst, e.quoted_dst_port)].append(e)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from analyzer import analysis
+from analyzer.analysis import gathering
 from analyzer.capture import reading
 from analyzer.report import json as document
 from analyzer.report import text
@@ -114,6 +115,15 @@ def test_of_a_dialogue_without_end_the_beginning_is_read(
     assert not case.findings
     assert all(mail.outcome == "delivered" for mail in case.messages)
     assert scene != "mails" or 20 < len(case.messages) < 50
+
+
+def test_of_a_flood_of_icmp_the_first_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are counted."""
+    monkeypatch.setattr(gathering, "MOST_ICMP", 10)
+    SCENES["icmp-garbage"].write(tmp_path / "x.pcap", 300)
+    case = analysis.analyze([str(tmp_path / "x.pcap")])
+    assert len(case.icmp) == 10
+    assert f"{case.counts['icmp-errors'] - 10} ICMP errors came behind the most that are kept" in " ".join(case.limits)
 
 
 @pytest.mark.parametrize("scene", ["open-connections", "mails", "reused-ports"])
