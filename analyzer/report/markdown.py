@@ -19,11 +19,12 @@ def render(case: Case) -> str:
     """The whole report; blocks are parted by blank lines, so that nothing runs together in any dialect."""
     blocks = ["# smtpscope report", *_verdict(case)]
     findings = wording.ordered(case.findings)
-    told = [f for f in findings if f.explained_by is None and f.severity != "info"]
-    if told:
+    shown = [f for f in findings if f.explained_by is None and f.severity != "info"]
+    if shown:
         blocks.append("## Findings")
-    for finding in told:
-        blocks += _finding(case, finding)
+    repeats = wording.same_remedies(shown)
+    for finding in shown:
+        blocks += _finding(case, finding, repeats.get(finding.id))
     explained = [
         f"{markdown(f.title)} ({markdown(f.rule)}, explained by {f.explained_by})" for f in findings if f.explained_by
     ]
@@ -60,7 +61,7 @@ def _section(title: str, items: list[str]) -> list[str]:
     return [f"## {title}", "\n".join(f"- {item}" for item in items)] if items else []
 
 
-def _finding(case: Case, finding: Finding) -> list[str]:
+def _finding(case: Case, finding: Finding, repeats: Finding | None) -> list[str]:
     about = [finding.severity, finding.role, finding.confidence, markdown(finding.rule)]
     for ids, noun in ((finding.connections, "connection"), (finding.messages, "mail")):
         if ids:
@@ -79,7 +80,10 @@ def _finding(case: Case, finding: Finding) -> list[str]:
     blocks += _list("What speaks against it", [markdown(a) for a in finding.against])
     logs = [f"{markdown(whose)}: {markdown_code(line)}" for whose, line in wording.logs(case, finding)]
     blocks += _list("What the mail servers will have logged", logs)
-    if finding.remedies:
+    if repeats is not None:
+        where = f"with {markdown(finding.receiver or '')} in the place of {markdown(repeats.receiver or '')}"
+        blocks.append(f"**What to do, and who:** the same as for finding {repeats.id}, {where}.")
+    elif finding.remedies:
         blocks += ["**What to do, and who**", "\n".join(_remedy(r) for r in finding.remedies)]
     return blocks
 

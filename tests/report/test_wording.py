@@ -30,6 +30,9 @@ def test_the_same_remedies_for_another_receiver_are_told_once(incident: Case) ->
     printed = " ".join(text.render(incident).split())
     assert f"Do the same as for #1, with 203.0.113.77 in the place of {first.receiver}" in printed
     assert printed.count(first.remedies[0].what) == 1
+    assert f"the same as for finding 1, with 203.0.113.77 in the place of {first.receiver}." in markdown.render(
+        incident
+    )
     page = html.render(incident, plots=False)
     assert f"The same as for finding 1, with {near} in the place of {first.receiver}</summary>" in page
     assert page.count("<h5>Network</h5>") == 3  # the page has them for all three, to be copied
