@@ -16,6 +16,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 
@@ -137,8 +138,9 @@ class Growing:
             info = CaptureInfo(id=len(captures) + 1, path=source.name)
             captures.append(info)
             yield from read_source(source, info, wanted, options)
-            found = os.stat(source.name)
-            self._done[found.st_dev, found.st_ino] = _Done(info, found.st_size, found.st_mtime_ns, b"")
+            with suppress(OSError):  # a ring may have deleted it
+                found = os.stat(source.name)
+                self._done[found.st_dev, found.st_ino] = _Done(info, found.st_size, found.st_mtime_ns, b"")
             self._given_up = True  # as one that was named: nothing comes after it
         for name in self._names():
             info = CaptureInfo(id=len(captures) + 1, path=name)
