@@ -347,9 +347,16 @@ def rules_test(args: argparse.Namespace) -> int:
     """Every rule's own examples; 1 when one is not as the rule says, 3 when a capture is missing."""
     from . import api
 
-    tried = []
-    for example in api.try_rules(args.packs):
-        tried.append(example)
+    tried = list(api.try_rules(args.packs))
+    if tried and all(example.fired is None for example in tried):
+        where = (
+            "beside their rule files"
+            if args.packs
+            else "in sample_pcaps/ of a checkout of the project, not in the package"
+        )
+        _write(f"None of the {len(tried)} examples is here: the captures lie {where}.\n", "-")
+        return UNREADABLE
+    for example in tried:
         if not example.as_expected:
             must = "must fire" if example.must_fire else "must stay quiet"
             what = (

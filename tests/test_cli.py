@@ -501,6 +501,25 @@ def test_a_rule_that_does_not_exist_is_answered_with_the_nearest(smtpscope: Run)
     assert "pmtud-black-hole" in done.stderr
 
 
+def test_examples_that_are_not_here_are_told_in_one_line(smtpscope: Run, samples: Path, tmp_path: Path) -> None:
+    """A pack of a user's own is tried on the captures beside it."""
+    rule = (
+        (samples.parent / "rules" / "df-off.yaml")
+        .read_text()
+        .split("examples:")[0]
+        .replace("id: df-off", "id: my-df-off")
+    )
+    (tmp_path / "my-df-off.yaml").write_text(rule + "examples:\n  fires_on: [mine.pcap]\n")
+    done = smtpscope("rules", "test", tmp_path / "my-df-off.yaml")
+    assert (done.returncode, done.stdout) == (
+        3,
+        "None of the 1 examples is here: the captures lie beside their rule files.\n",
+    )
+    (tmp_path / "mine.pcap").write_bytes((samples / "df-off.sender.pcap").read_bytes())
+    done = smtpscope("rules", "test", tmp_path / "my-df-off.yaml")
+    assert (done.returncode, done.stdout) == (0, "1 examples: 0 not as expected, 0 captures missing\n")
+
+
 def test_a_broken_rule_file_says_where(smtpscope: Run, tmp_path: Path) -> None:
     """An unknown fact stops the program at once, with file and line, status 2."""
     original = (Path(cli.__file__).parents[1] / "rules" / "packet-loss.yaml").read_text()
