@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from analyzer.tcp import connections
 from . import bomb
 from .hostile import SCENES, Scene
 from .mutate import EXTREMES, as_pcap, as_pcapng
+from .peak import measured
 from .run import Trial
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_pcaps"
@@ -147,12 +146,10 @@ def test_a_bomb_is_read_in_flat_memory(tmp_path: Path) -> None:
     assert (tmp_path / "bomb").stat().st_size < 1 << 20
     for limit in ([], ["--max-bytes", "1000000"]):
         words = [sys.executable, "-m", "analyzer", "analyze", str(tmp_path / "bomb"), "--quiet", *limit]
-        process = subprocess.Popen(words, cwd=SAMPLES.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert process.stdout is not None
-        assert b"No SMTP" in process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        assert os.waitstatus_to_exitcode(status) == (3 if limit else 0)
-        assert used.ru_maxrss < 200 << 10  # KB; a gigabyte that was kept would show
+        run = measured(words, SAMPLES.parent)
+        assert b"No SMTP" in run.output
+        assert run.status == (3 if limit else 0)
+        assert run.peak_kb < 200 << 10  # a gigabyte that was kept would show
 
 
 def test_connections_let_go_for_want_of_memory_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

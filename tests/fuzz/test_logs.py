@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
-import subprocess
 import sys
 import time
 import zlib
@@ -16,6 +14,8 @@ import pytest
 
 from analyzer import analysis, cli
 from analyzer.maillog import stamps, words
+
+from .peak import measured
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "sample_pcaps" / "blackhole-1400.sender.pcap"
@@ -60,10 +60,9 @@ def test_a_line_as_long_as_its_bomb(tmp_path: Path) -> None:
         b"".join([pack.compress(STAMP.encode()), *(pack.compress(b"a" * (1 << 20)) for _ in range(512)), pack.flush()])
     )
     words = [sys.executable, "-m", "analyzer", "analyze", str(SAMPLE), "--maillog", str(log), "--quiet"]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert used.ru_maxrss < 250 << 10  # KB
+    run = measured(words, ROOT)
+    assert run.status == 0
+    assert run.peak_kb < 250 << 10
 
 
 def test_of_too_many_lines_the_first_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
