@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -99,6 +99,11 @@ def analyze(args: argparse.Namespace) -> int:
     for name, target in wanted.items():
         if name == "json" and target != "-":
             case.save_json(target)
+            continue
+        if name == "json" and not args.follow:  # line by line: a long one is not in memory as a whole
+            from .report import json as case_json
+
+            _write(case_json.lines(case.data), "-")
             continue
         document: str = getattr(case, f"to_{name}")(**settings.get(name, {}))
         if name == "json" and args.follow:  # the last one of the lines
@@ -746,17 +751,17 @@ def _check_targets(wanted: dict[str, str]) -> None:
             raise UsageError(f"--{name} {target}: this is a folder, a file is needed")
 
 
-def _write(text: str, target: str, *, shared: bool = False) -> None:
+def _write(text: str | Iterable[str], target: str, *, shared: bool = False) -> None:
     """Writes to a file (mode 0600 unless `shared`), or to stdout for `-`; a reader that goes away early is no error."""
     if target != "-":
         from .report import files
 
-        files.write_text(text, target, shared=shared)
+        files.write_text("".join(text), target, shared=shared)
         return
     if sys.stdout is None:
         raise UsageError("stdout is closed: there is no place for the answer")
     try:
-        sys.stdout.write(text)
+        sys.stdout.writelines([text] if isinstance(text, str) else text)
         sys.stdout.flush()
     except OSError as error:
         # What is still in the buffer must not fail once more when Python closes stdout.
