@@ -1,7 +1,7 @@
 """What the packets of one direction say about the path's MTU: sizes delivered and lost, ICMP judged, offload, vantage.
 
 `examine` looks at one connection and direction and returns what was *seen* (`Sighting`); `detect.facts` words and
-`tcp.paths` weigh it together with the other connections between the same hosts.
+`detect.paths` weigh it together with the other connections between the same hosts.
 
 Theory. A packet above the path MTU with DF set vanishes each time it is sent, smaller ones pass (RFC 2923 2.1). Seen
 from before the narrow link: one byte range goes out again and again (RTO back-off, RFC 6298) while something smaller is
