@@ -74,11 +74,13 @@ def _full(console: Console, case: Case) -> None:
         _heading(console, "Explained by the above")
         for f in explained:
             _item(console, f"#{f.explained_by}", f"{visible(f.title)} ({f.rule}, #{f.id})")
+            _filter(console, case, f)
     noted = [f for f in findings if f.explained_by is None and f.severity == "info"]
     if noted:
         _heading(console, "Also seen")
         for f in noted:
             _item(console, f"#{f.id}", f"{visible(f.title)} ({f.rule})")
+            _filter(console, case, f)
     _closing(console, case)
 
 
@@ -238,6 +240,13 @@ def _labelled(console: Console, label: str, text: str) -> None:
 
 def _item(console: Console, mark: str, text: str, style: str = "") -> None:
     _write(console, text, indent=2, prefix=f"{mark:<3} ", style=style)
+
+
+def _filter(console: Console, case: Case, finding: Finding) -> None:
+    """Where in Wireshark to look, for a finding that is only named."""
+    first = next((e.display_filter for e in finding.evidence if e.display_filter), None)
+    if found := first or wording.connection_filter(case, finding, most=1):
+        _write(console, visible(found), indent=6, style="cyan")
 
 
 def _write(console: Console, *lines: str, indent: int = 0, prefix: str = "", style: str = "") -> None:
