@@ -33,6 +33,10 @@ ROOT = HERE.parent.parent
 SLOW_S = ((20.0, 1), (5.0, 3))  # a program that needs longer is run so many times only
 MARK = "<!-- results below are written by run.py -->"
 
+# What grows: see "What bounds it" in README.md.
+ROWS = "connections, mails and paths are held, some 10 KB for each connection, until the report is written"
+LONG_WAY = "a connection that lost packets is read the long way, about 3 ms each"
+
 DPKT_LOOP = """
 import dpkt, sys
 n = 0
@@ -268,6 +272,7 @@ class Bench:
             runs["smtpscope --jobs 1"].peak_mb,
             limits[2],
             unit="MB",
+            bound=ROWS,
         )
 
     def c(self) -> None:
@@ -280,10 +285,9 @@ class Bench:
         })  # fmt: skip
         self.truth("C", c, out)
         per_byte = runs["smtpscope"].median_s / c.stat().st_size
-        self.target(
-            "C", "per byte at most 1.5 x A", per_byte / (runs["smtpscope on A"].median_s / a.stat().st_size), 1.5
-        )
-        self.target("C", "at most 150 MB with --jobs 1", runs["smtpscope --jobs 1"].peak_mb, 150, unit="MB")
+        on_a = runs["smtpscope on A"].median_s / a.stat().st_size
+        self.target("C", "per byte at most 1.5 x A", per_byte / on_a, 1.5, bound=LONG_WAY)
+        self.target("C", "at most 150 MB with --jobs 1", runs["smtpscope --jobs 1"].peak_mb, 150, unit="MB", bound=ROWS)
 
     def d(self) -> None:
         for workload in "AB":
@@ -300,7 +304,7 @@ class Bench:
             per_byte = (runs["4 GB"].median_s / large.stat().st_size) / (runs["1 GB"].median_s / small.stat().st_size)
             self.target("D", f"4 GB of {workload}: per byte at most 1.05 x 1 GB", per_byte, 1.05)
             memory = runs["4 GB --jobs 1"].peak_mb / runs["1 GB --jobs 1"].peak_mb
-            self.target("D", f"4 GB of {workload}: memory at most 1.1 x 1 GB", memory, 1.1)
+            self.target("D", f"4 GB of {workload}: memory at most 1.1 x 1 GB", memory, 1.1, bound=ROWS)
             if workload == "A":
                 self.note(
                     large,
@@ -342,7 +346,7 @@ class Bench:
         growth = (runs["smtpscope"].median_s - start) / max(runs["a quarter"].median_s - start, 1e-3) / 4
         # 1 is linear; a fifth more is what caches cost when the tables outgrow them.
         self.target("F", f"{many:,} unfinished connections: time linear (1 = linear)", growth, 1.2)
-        self.target("F", "at most 400 MB", runs["smtpscope --jobs 1"].peak_mb, 400, unit="MB")
+        self.target("F", "at most 400 MB", runs["smtpscope --jobs 1"].peak_mb, 400, unit="MB", bound=ROWS)
 
     def g(self) -> None:
         plain = self.capture("A", 10**9)
