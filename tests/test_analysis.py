@@ -143,3 +143,16 @@ def test_of_other_services_only_the_path_is_judged() -> None:
         [str(ROOT / "sample_pcaps" / "service-ftp-masked.sender.pcap")], analysis.Options(all_tcp=True)
     )
     assert masked.findings == []
+
+
+def test_ctrl_c_keeps_what_the_processes_know(small_windows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the other parts are waited for: nothing is read again, and the case says that it was interrupted."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "_received", interrupted)
+    case = analysis.analyze([str(ROOT / "sample_pcaps" / "incident.pcapng")], analysis.Options(jobs=2))
+    assert case.interrupted
+    assert case.connections
+    assert len(case.connections) < len(analysis.analyze([str(ROOT / "sample_pcaps" / "incident.pcapng")]).connections)

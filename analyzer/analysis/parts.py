@@ -46,18 +46,21 @@ def gather(captures: Sequence[str], options: Options, progress: Callable[[int], 
     try:
         run = _read(captures, options, progress, 0, cut[0])
         fits = True
-        for _, receiver in workers:
-            fits = fits and run.joins(_received(receiver))
+        try:
+            for _, receiver in workers:
+                fits = fits and run.joins(_received(receiver))
+        except KeyboardInterrupt:
+            run.interrupted = True
     finally:
         for worker, receiver in workers:
             receiver.close()
             worker.terminate()
             worker.join()
-    if not fits:
+    if not fits and not run.interrupted:  # after Ctrl-C what there is has to do
         return _read(captures, options, progress)
     run.finish()
     # which ones had no room depends on the order in which they were judged
-    return _read(captures, options, progress) if run.counts["not_judged"] else run
+    return _read(captures, options, progress) if run.counts["not_judged"] and not run.interrupted else run
 
 
 def _read(
