@@ -10,7 +10,7 @@ handed on in words, together with what speaks against.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from typing import Any, NamedTuple
@@ -152,10 +152,7 @@ class PathLedger:
             (self.joined, s.joined),
         )
         for ledger, seen in ledgers:
-            for size, (count, first, last) in seen.items():
-                entry = ledger.setdefault(size, [0, first, last])
-                entry[0] += count
-                entry[1], entry[2] = min(entry[1], first), max(entry[2], last)
+            _add_sizes(ledger, seen)
         for size, count in s.undecided.items():
             self.undecided[size] += count
         self.sent_segments += s.sent_segments
@@ -195,10 +192,7 @@ class PathLedger:
             (self.delivered_df_off, other.delivered_df_off),
             (self.joined, other.joined),
         ):
-            for size, (count, first, last) in theirs.items():
-                entry = mine.setdefault(size, [0, first, last])
-                entry[0] += count
-                entry[1], entry[2] = min(entry[1], first), max(entry[2], last)
+            _add_sizes(mine, theirs)
         for counts, more in ((self.cut, other.cut), (self.undecided, other.undecided)):
             for size, count in more.items():
                 counts[size] += count
@@ -218,6 +212,14 @@ class PathLedger:
         self.messages += other.messages
         self.unanswered += other.unanswered
         self.capture_end_ns = max(self.capture_end_ns, other.capture_end_ns)
+
+
+def _add_sizes(sizes: dict[int, list[int]], more: Mapping[int, Sequence[int]]) -> None:
+    """size -> (count, first sent ns, last sent ns), added up."""
+    for size, (count, first, last) in more.items():
+        entry = sizes.setdefault(size, [0, first, last])
+        entry[0] += count
+        entry[1], entry[2] = min(entry[1], first), max(entry[2], last)
 
 
 @dataclass(slots=True)

@@ -246,9 +246,7 @@ class Tracker:
 
     def add(self, packets: PacketTable, clock_ns: int | None) -> Group:
         """Take one window's packets; return the connections that are over by `clock_ns` (the window's end)."""
-        key, swapped = _flow_keys(packets)
-        columns = (packets.time_ns, packets.flags, packets.seq, packets.ack, packets.payload_bytes)
-        return self._split(self._open.then(_Rows(self._shelf.put(packets), key, swapped, *columns)), clock_ns)
+        return self._split(self._open.then(self._put(packets)), clock_ns)
 
     def finish(self) -> Group:
         """All connections that are still held."""
@@ -269,21 +267,25 @@ class Tracker:
         with_data = np.append(held.key[held.flags & (SYN | RST) == 0], head_key[part.heads.flags & (SYN | RST) == 0])
         known = np.isin(part.key, held.key) & (part.isn >= 0)
         for key, swapped, isn in zip(part.key[known], part.swapped[known], part.isn[known], strict=True):
-            rows = held.key == key
-            ours = (held.swapped[rows] == swapped) & ((held.flags[rows] & SYN) != 0)
-            if (held.seq[rows][ours] == isn).any() or key not in with_data:
+            syns = (held.key == key) & (held.swapped == swapped) & ((held.flags & SYN) != 0)
+            if (held.seq[syns] == isn).any() or key not in with_data:
                 return False
         for packets in (part.heads, part.open):
-            key, swapped = _flow_keys(packets)
-            if np.isin(key, self._ended).any():
+            rows = self._put(packets, private=True)
+            if np.isin(rows.key, self._ended).any():
                 return False
-            columns = (packets.time_ns, packets.flags, packets.seq, packets.ack, packets.payload_bytes)
-            held = held.then(_Rows(self._shelf.put(packets, private=True), key, swapped, *columns))
+            held = held.then(rows)
             if packets is part.heads:
-                self._ended = np.union1d(self._ended, key)
+                self._ended = np.union1d(self._ended, rows.key)
         self._ended = np.union1d(self._ended, part.key[np.isin(part.key, held.key)])
         self._open = held
         return True
+
+    def _put(self, packets: PacketTable, *, private: bool = False) -> _Rows:
+        """Packets onto the shelf, and what is looked at of them."""
+        key, swapped = _flow_keys(packets)
+        columns = (packets.time_ns, packets.flags, packets.seq, packets.ack, packets.payload_bytes)
+        return _Rows(self._shelf.put(packets, private=private), key, swapped, *columns)
 
     def _split(self, held: _Rows, clock_ns: int | None) -> Group:
         n = len(held.place)
