@@ -83,6 +83,11 @@ def _remote_id(text: str) -> str | None:
     return next((g for g in found.groups() if g), None) if found else None
 
 
+def _tried(entry: Entry, recipient: str, took_s: float | None, text: str) -> Entry:
+    """What a client tried for one recipient, with what the server called the mail."""
+    return entry._replace(recipient=recipient, took_s=took_s, remote_id=_remote_id(text))
+
+
 def _port(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() and len(text) < 6 else None
 
@@ -118,17 +123,7 @@ def _postfix_client(line: Line, queue_id: str | None, text: str) -> Entry | None
         said: Said = {"sent": "sent", "deferred": "deferred", "bounced": "bounced"}.get(status[1], "info")  # type: ignore[assignment]
         took = float(delays[3]) + float(delays[4]) if delays else None
         peer = (relay[1], _port(relay[2])) if relay else None
-        return Entry(
-            line,
-            "postfix",
-            "client",
-            said,
-            queue_id,
-            peer,
-            recipient=recipient[1],
-            took_s=took,
-            remote_id=_remote_id(text),
-        )
+        return _tried(Entry(line, "postfix", "client", said, queue_id, peer), recipient[1], took, text)
     other = _PEER.search(text)
     return Entry(line, "postfix", "client", _said(text), queue_id, (other[1], _port(other[2])) if other else None)
 
@@ -200,17 +195,7 @@ def _sendmail(line: Line) -> Entry | None:
         took = None
         if delay:
             took = int(delay[1] or 0) * 86400 + int(delay[2]) * 3600 + int(delay[3]) * 60 + float(delay[4])
-        return Entry(
-            line,
-            "sendmail",
-            "client",
-            said,
-            queue_id,
-            peer,
-            recipient=recipient[1],
-            took_s=took,
-            remote_id=_remote_id(text),
-        )
+        return _tried(Entry(line, "sendmail", "client", said, queue_id, peer), recipient[1], took, text)
     return Entry(line, "sendmail", None, _said(text), queue_id, peer)
 
 

@@ -16,6 +16,16 @@ from collections.abc import Sequence
 
 from analyzer.smtp.dialogue import Dialogue, read_dialogue
 
+# From the envelope to the mail itself.
+ENVELOPE = """\
+    C: MAIL FROM:<a@b>
+    S: 250 ok
+    C: RCPT TO:<c@d>
+    S: 250 ok
+    C: DATA
+    S: 354 go
+"""
+
 
 class Stream:
     """A `StreamView` in memory: bytes, which of them are missing, and what the peer had said when they were sent."""

@@ -6,7 +6,7 @@ import pytest
 
 from analyzer.smtp.dialogue import read_dialogue
 
-from .talk import Stream, spoken, streams, talk
+from .talk import ENVELOPE, Stream, spoken, streams, talk
 
 ONE_MAIL = """
     S: 220 mx.example.com ESMTP Postfix
@@ -30,15 +30,12 @@ ONE_MAIL = """
     S: 221 2.0.0 Bye
 """
 # Up to the mail itself, for what is about its end only.
-GO_AHEAD = """
+GO_AHEAD = (
+    """
     S: 220 mx
-    C: MAIL FROM:<a@b>
-    S: 250 ok
-    C: RCPT TO:<c@d>
-    S: 250 ok
-    C: DATA
-    S: 354 go
 """
+    + ENVELOPE
+)
 
 
 class TestOneMail:

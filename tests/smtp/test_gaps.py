@@ -6,19 +6,17 @@ import pytest
 
 from analyzer.smtp.dialogue import Dialogue, read_dialogue
 
-from .talk import Stream, spoken, streams, talk
+from .talk import ENVELOPE, Stream, spoken, streams, talk
 
-SESSION = """
+SESSION = (
+    """
     S: 220 mx
     C: EHLO me
     S: 250-mx
     S: 250 PIPELINING
-    C: MAIL FROM:<a@b>
-    S: 250 ok
-    C: RCPT TO:<c@d>
-    S: 250 ok
-    C: DATA
-    S: 354 go
+"""
+    + ENVELOPE
+    + """\
     C: line one
     C: line two
     C: line three
@@ -27,6 +25,7 @@ SESSION = """
     C: QUIT
     S: 221 bye
 """
+)
 
 
 def without(*missed: str, script: str = SESSION) -> Dialogue:

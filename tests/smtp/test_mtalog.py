@@ -7,19 +7,16 @@ import pytest
 from analyzer.smtp.dialogue import read_dialogue
 from analyzer.smtp.mtalog import ClosedBy, Ending, predict
 
-from .talk import streams, talk
+from .talk import ENVELOPE, streams, talk
 
-HEAD = """
+HEAD = (
+    """
     S: 220 mx
     C: EHLO me
     S: 250 mx
-    C: MAIL FROM:<a@b>
-    S: 250 ok
-    C: RCPT TO:<c@d>
-    S: 250 ok
-    C: DATA
-    S: 354 go
 """
+    + ENVELOPE
+)
 MAIL = HEAD + "    C: a line\n    C: .\n"
 CLIENT, SERVER = "out.example.org[192.0.2.1]", "mx.example.com[198.51.100.1]"
 
