@@ -211,35 +211,39 @@ class Gathered:
         delivery = measure(group)
         self._note_unanswered(delivery)
         self.counts["tcp_connections"] += len(group)
-        regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns) if self.options.shortcuts else None
+        key, regular = self._next_key, None
+        self._next_key += len(group)
+        if self.options.shortcuts:
+            regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns, key, self._next_mail)
+            self._next_mail += regular.mails
         for k, silent in enumerate(self._silent(delivery)):
             if silent:
-                self._next_key += 1
                 self.counts["not_smtp"] += 1
-                continue
-            if regular is None or not regular.regular[k]:
+            elif regular is None or not regular.regular[k]:
                 trace = delivery.trace(k)
-                if not self._take_connection(trace):
+                if not self._take_connection(trace, key + k):
                     trace.part()
-                continue
-            talk = regular.talk(k, self._next_key, self._next_mail)
-            if talk is None:
-                trace = delivery.trace(k)
-                talk = mails.read_talk(self._next_key, trace, self.clock_ns, self._next_mail)
-                trace.part()
-            self._next_key += 1
-            if not self._is_smtp(talk) and not self.options.all_tcp:
-                self.counts["not_smtp"] += 1
-                continue
-            if not self._has_room(talk):
-                continue
-            self._next_mail += len(talk.mails)
-            self.talks.append(talk)
-            for direction, ends in enumerate(((talk.client[0], talk.server[0]), (talk.server[0], talk.client[0]))):
-                ledger = self._ledger(ends)
-                regular.add_to(ledger, k, direction, talk)
-                if not direction:
-                    ledger.messages += [m.key for m in talk.mails]
+            else:
+                talk = regular.talks[k]
+                if talk is None:
+                    trace = delivery.trace(k)
+                    talk = mails.read_talk(key + k, trace, self.clock_ns, self._next_mail)
+                    self._next_mail += len(talk.mails)
+                    trace.part()
+                self._take_regular(regular, k, talk)
+
+    def _take_regular(self, regular: RegularGroup, k: int, talk: mails.Talk) -> None:
+        if not self._is_smtp(talk) and not self.options.all_tcp:
+            self.counts["not_smtp"] += 1
+            return
+        if not self._has_room(talk):
+            return
+        self.talks.append(talk)
+        for direction, ends in enumerate(((talk.client[0], talk.server[0]), (talk.server[0], talk.client[0]))):
+            ledger = self._ledger(ends)
+            regular.add_to(ledger, k, direction, talk)
+            if not direction:
+                ledger.messages += [m.key for m in talk.mails]
 
     def _note_unanswered(self, delivery: Delivery) -> None:
         """Connections to a port of mail that the capture knows by nothing but SYNs, sent again and again."""
@@ -292,10 +296,8 @@ class Gathered:
         ledger.capture_end_ns = max(ledger.capture_end_ns, self.clock_ns)
         return ledger
 
-    def _take_connection(self, trace: Trace) -> bool:
+    def _take_connection(self, trace: Trace, key: int) -> bool:
         """Read and weigh one connection the long way; True when its trace is kept as evidence."""
-        key = self._next_key
-        self._next_key += 1
         trace.icmp = self._icmp_of(trace)
         said = self.options.said_in_tls.get(ends_of(trace.client, trace.server), ())
         talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail, said)

@@ -2,126 +2,90 @@
 say of them, in a twentieth of the time.
 
 `tcp.regular` tells which connections of a group are regular and what their packets say; `smtp.plain` reads what was
-said in them. A connection that either of them finds odd is left to the long way, which is also what tests compare with.
+said in them. Here the two meet, in columns that hold a row for each mail and each connection; the records are made of
+them at the end. A connection that any of the three finds odd is left to the long way, which is also what tests compare with.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import replace
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from ..capture.packets import FIN, RST, address_text
 from ..smtp import mtalog
-from ..smtp.plain import Answer, Body, Odd, Pieces, Plain, Said, read_plain
-from ..smtp.states import MailShape
+from ..smtp.plain import MailOutline, Pieces, Plain, read_plain
 from ..smtp.terminator import LENGTH, Cuts, cuts
 from ..smtp.tls import read_session
-from ..tcp.connections import Ints
+from ..tcp.connections import Bools, Ints
 from ..tcp.delivery import NOT_ACK, Delivery
 from ..tcp.regular import AT, CLOSED_BY, DELIVERED_DF_OFF, NEVER, UNDECIDED, Survey, survey
 from .inside import PRINT_BYTES
 from .mails import MailRecord, Ref, Talk
 from .paths import PathLedger
 
-# Of a flight (bytes sent without hearing from the peer) only the first and the last pieces are looked at: envelopes are
-# one piece or two, the checksum of a mail needs 512 bytes of either end, its terminator the last few.
-FIRST_PIECES = 2
-LAST_PIECES = 3
+_FAR = np.int64(1) << 44  # larger than any offset: keeps streams apart in columns that run over all of them
+_WHOLE = cuts(0, ())
+_WHO = ("client", "server", "nobody")
 
 _text = lru_cache(maxsize=65536)(address_text)
 
 
-class RegularGroup:
-    """The regular connections of one group. `talk` gives one's record, or None when its dialogue is odd."""
+def _where(known: Bools, values: npt.NDArray[Any]) -> list[Any]:
+    """The values as a list, None where they are not known."""
+    return [value if there else None for value, there in zip(values.tolist(), known.tolist(), strict=True)]
 
-    def __init__(self, delivery: Delivery, odd: np.ndarray[Any, np.dtype[np.bool_]], capture_end_ns: int) -> None:
+
+class RegularGroup:
+    """The regular connections of one group. Keys of connections and mails count from `first_key` and `first_mail` on."""
+
+    def __init__(self, delivery: Delivery, odd: Bools, capture_end_ns: int, first_key: int, first_mail: int) -> None:
         self.survey: Survey = survey(delivery, odd)
         self.delivery = delivery
         self.capture_end_ns = capture_end_ns
-        self.regular: list[bool] = self.survey.regular.tolist()
+        self.talks: list[Talk | None] = [None] * len(delivery.group)  # None: to be read the long way
+        self.mails = 0
         if self.survey.regular.any():
-            self._connections()
-            self._pieces()
+            self._lay_out()
             self._sizes()
+            self.plain: Plain = read_plain(self.pieces)
+            self.plain.plain &= self.survey.regular
+            mails = self._make_mails(first_key, first_mail)
+            self._make_talks(first_key, mails, first_mail)
 
-    # ------------------------------------------------------------ columns -> lists
+    @property
+    def regular(self) -> list[bool]:
+        """Connections whose packets are regular, whatever was said in them."""
+        regular: list[bool] = self.survey.regular.tolist()
+        return regular
 
-    def _connections(self) -> None:
-        s, t = self.survey, self.delivery.group.table
-        bounds = self.delivery.bounds
-        heads = t[np.minimum(bounds[:-1:2], max(len(t) - 1, 0))]  # the client's first packets
-        self.ends = list(
-            zip(
-                *(c.tolist() for c in (heads.src_hi, heads.src_lo, heads.src_port)),
-                *(c.tolist() for c in (heads.dst_hi, heads.dst_lo, heads.dst_port)),
-                strict=True,
-            )
-        )
-        server_heads = np.minimum(bounds[1:-1:2], max(len(t) - 1, 0))
-        client_heads = np.minimum(bounds[:-1:2], max(len(t) - 1, 0))
-        client_first = t.time_ns[client_heads] <= t.time_ns[server_heads]  # a tie is broken by the frame: see talk()
-        tie = t.time_ns[client_heads] == t.time_ns[server_heads]
-        earlier = (t.capture[client_heads], t.frame[client_heads]), (t.capture[server_heads], t.frame[server_heads])
-        swap = tie & (
-            (earlier[0][0] > earlier[1][0]) | ((earlier[0][0] == earlier[1][0]) & (earlier[0][1] > earlier[1][1]))
-        )
-        head = np.where(client_first & ~swap, client_heads, server_heads)
-        self.first_frame = list(zip(t.capture[head].tolist(), t.frame[head].tolist(), strict=True))
-        self.frame_count = np.diff(self.delivery.group.first).tolist()
-        self.start_ns, self.end_ns = s.start_ns.tolist(), s.end_ns.tolist()
-        self.closed_by, self.gone_ns = s.closed_by.tolist(), s.client_gone_ns.tolist()
-        self.asked_ns, self.answered_ns, self.ready_ns = (x.tolist() for x in s.handshake_ns)
-        self.at, self.mss = s.at.tolist(), s.mss.tolist()
-        self.sent, self.acked = self.delivery.sent.tolist(), self.delivery.acked.tolist()
-        leaving = np.flatnonzero((t.flags & (FIN | RST)) != 0)
-        self.leaving_at = np.searchsorted(leaving, bounds).tolist()
-        self.leaving_ns = t.time_ns[leaving].tolist()
+    # ------------------------------------------------------------ columns of packets
 
-    def _pieces(self) -> None:
-        """The pieces of both sides as lists; of the client only those that may be looked at (see FIRST_PIECES)."""
+    def _lay_out(self) -> None:
         s, d, t = self.survey, self.delivery, self.delivery.group.table
         rows = s.fresh
-        direction = d.direction_of(rows)
-        # a flight: rows of one direction with the same ACK, one after the other
-        new = np.ones(len(rows), bool)
-        new[1:] = (direction[1:] != direction[:-1]) | (d.ack[rows][1:] != d.ack[rows][:-1])
-        flight_first = np.flatnonzero(new)
-        flight = np.cumsum(new) - 1
-        number = np.arange(len(rows))
-        flight_stop = np.append(flight_first[1:], len(rows))
-        wanted = (direction & 1 == 1) | (number - flight_first[flight] < FIRST_PIECES)
-        wanted |= flight_stop[flight] - number <= LAST_PIECES
-        self.all_rows = rows
-        self.row_bounds = np.searchsorted(direction, np.arange(2 * len(d.group) + 1))
-        chosen = np.flatnonzero(wanted)
-        self.number = chosen.tolist()  # of each piece among all fresh rows
-        self.rows = rows[chosen]
-        self.bounds = np.searchsorted(direction[chosen], np.arange(2 * len(d.group) + 1)).tolist()
-        self.time_ns = t.time_ns[self.rows].tolist()
-        self.frame = list(zip(t.capture[self.rows].tolist(), t.frame[self.rows].tolist(), strict=True))
-        # what the packet adds to its payload may be more than the flight's largest: sizes, not payloads, are compared
-        self.ip_bytes = t.ip_bytes[self.rows].tolist()
-        self.largest = np.maximum.reduceat(t.ip_bytes[rows], flight_first).tolist() if len(rows) else []
-        self.flight = flight[chosen].tolist()
-        self.flight_stop = flight_stop.tolist()
-        self.flight_first = flight_first.tolist()
+        self.rows = rows
+        self.time_ns, self.ip_bytes = t.time_ns[rows], t.ip_bytes[rows]
+        self.capture, self.frame = t.capture[rows], t.frame[rows]
+        bounds = np.searchsorted(d.direction_of(rows), np.arange(2 * len(d.group) + 1))
+        start = d.seq[rows]
+        buffer, at = t.buffer[rows], t.payload_at[rows] - start
         views = [memoryview(b) for b in t.buffers]
-        buffer, at = t.buffer[self.rows].tolist(), t.payload_at[self.rows].tolist()
-        stop = (t.payload_at[self.rows] + t.payload_bytes[self.rows]).tolist()
 
-        def data(i: int) -> bytes:
-            return bytes(views[buffer[i]][at[i] : stop[i]])
+        def data(pieces: Ints, begin: Ints, end: Ints) -> bytes:
+            shift = at[pieces]
+            places = zip(buffer[pieces].tolist(), (shift + begin).tolist(), (shift + end).tolist(), strict=True)
+            return b"".join([views[b][i:j] for b, i, j in places])
 
-        start, end, ack = (x[self.rows].tolist() for x in (d.seq, d.end, d.ack))
-        self.pieces = Pieces(start, end, ack, data)
-        again = s.again
-        self.again_bounds = np.searchsorted(again, d.bounds).tolist()
-        self.again = list(zip(d.seq[again].tolist(), d.end[again].tolist(), strict=True))
+        self.pieces = Pieces(bounds, start, d.end[rows], d.ack[rows], data)
+        leaving = np.flatnonzero((t.flags & (FIN | RST)) != 0)
+        self.leaving_at = np.searchsorted(leaving, d.bounds)
+        self.leaving_ns = t.time_ns[leaving]
 
     def _sizes(self) -> None:
         s = self.survey
@@ -130,196 +94,311 @@ class RegularGroup:
         self.sizes = list(zip(*(c.tolist() for c in z[1:]), strict=True))
         self.sent_segments, self.lost_segments = s.sent_segments.tolist(), s.lost_segments.tolist()
         self.delayed_ns, self.df_on, self.df_off = s.delayed_ns.tolist(), s.df_on.tolist(), s.df_off.tolist()
+        self.at, self.mss = s.at.tolist(), s.mss.tolist()
 
-    # ------------------------------------------------------------ one connection
+    # ------------------------------------------------------------ columns of mails
 
-    def talk(self, k: int, key: int, next_mail: int) -> Talk | None:
-        """The k-th connection's record; None when its dialogue is not plain."""
-        if not self.regular[k]:
-            return None
-        c, s, stop = self.bounds[2 * k : 2 * k + 3]
-        try:
-            plain = read_plain(self.pieces, range(c, s), self.sent[2 * k], self.pieces, range(s, stop))
-        except Odd:
-            return None
-        client_hi, client_lo, client_port, server_hi, server_lo, server_port = self.ends[k]
-        client, server = (_text(client_hi, client_lo), client_port), (_text(server_hi, server_lo), server_port)
-        greeting = plain.replies[0]
-        times = self.time_ns
-        gone = self.gone_ns[k]
-        talk = Talk(
-            key=key,
-            client=client,
-            server=server,
-            start_ns=self.start_ns[k],
-            end_ns=self.end_ns[k],
-            first_frame=self.first_frame[k],
-            frame_count=self.frame_count[k],
-            handshake_seen=True,
-            closed_by=CLOSED_BY[self.closed_by[k]],
-            client_gone_ns=gone if gone != NEVER else None,
-            at=AT[self.at[2 * k]],
-            rtt_s=(self.ready_ns[k] - self.asked_ns[k]) / 1e9,
-            client_mss=self.mss[2 * k] or None,
-            server_mss=self.mss[2 * k + 1] or None,
-            client_bytes=self.sent[2 * k],
-            server_bytes=self.sent[2 * k + 1],
-            dialogue=plain.dialogue,
-            mails=[],
-            greeting_frames=self._frames(greeting),
-            ehlo_frames=self._frames(plain.hello_reply) if plain.hello_reply else (),
-            greeting_delay_s=(times[greeting.piece] - self.ready_ns[k]) / 1e9,
-            zero_window_s=0.0,
-            zero_window_by=None,
-            zero_window_probes=0,
-            zero_window_ended=False,
-            zero_window_frames=(),
-            longest_reply_delay_s=self._longest_reply_delay(plain),
-            gap_bytes=0,
-            capture_end_ns=self.capture_end_ns,
+    def _make_mails(self, first_key: int, first_mail: int) -> list[list[MailRecord]]:
+        """The mails of each connection, those inside TLS left out."""
+        plain, p = self.plain, self.pieces
+        commands, replies, bodies = plain.commands, plain.replies, plain.bodies
+        of, index, outlines = self._outlined_mails()
+        final = np.array([-1 if mail.reply is None else mail.reply for mail in outlines], np.int64)
+        answered = final >= 0
+        final = np.where(answered, replies.bounds[of] + final, 0)
+        reply_ns = self.time_ns[replies.piece[final]]
+        late = answered & (reply_ns > self.survey.client_gone_ns[of])  # accepted when the client had gone
+        plain.plain[of[late]] = False
+        keep = plain.plain[of]
+        of, index, answered, final, reply_ns = (column[keep] for column in (of, index, answered, final, reply_ns))
+        outlines = [mail for mail, kept in zip(outlines, keep.tolist(), strict=True) if kept]
+        client = 2 * of
+        command = commands.bounds[of] + np.array([mail.mail for mail in outlines], np.int64)
+        sent = np.array([mail.bodies is not None for mail in outlines], bool)
+        first, last = (
+            np.where(
+                sent, bodies.bounds[of] + np.array([(mail.bodies or (0, 0))[i] for mail in outlines], np.int64), -1
+            )
+            for i in range(2)
         )
-        try:
-            if plain.dialogue.awaited not in (None, "QUIT") and not plain.tls_start:
-                if plain.shape.mails or plain.replies[-1].code == 421:
-                    raise Odd
-                talk.expected_log = self._expected_log(k, talk)
-            for shape in plain.shape.mails:
-                talk.mails.append(
-                    self._mail(k, talk, next_mail + len(talk.mails), len(talk.mails) + 1, shape, plain, c, s)
-                )
-            if plain.tls_start:
-                self._tls(k, talk, next_mail, *plain.tls_start)
-        except Odd:
-            return None
-        # in smtp a dialogue is one by its greeting word or by its mails; the shared dialogue holds no mails
-        return talk if plain.dialogue.is_smtp or not talk.mails else None
+        # a mail without content has the body that stands behind the last one
+        body_start, body_end, terminator_end = (np.append(column, -1) for column in bodies[1:4])
+        dotted = terminator_end[last] >= 0
+        end = np.where(sent, np.maximum(body_end, terminator_end)[last], commands.start[command] + 1)
+        end_piece = p.at(client, end - 1)
+        start_piece = commands.first[command]
+        end_sent_ns = self.time_ns[end_piece]
+        whole = p.start[end_piece] <= end - LENGTH
+        ranges = np.stack((start_piece, end_piece + 1), axis=1).ravel()
+        largest = np.maximum.reduceat(np.append(self.ip_bytes, 0), ranges)[::2] if len(of) else self.ip_bytes[:0]
+        seen = np.append(0, np.cumsum(np.maximum(bodies.end, bodies.terminator_end) - bodies.start))
+        size = np.append(0, np.cumsum(bodies.size))
+        ends = list(map(self._end, client.tolist(), end.tolist(), end_piece.tolist(), whole.tolist(), dotted.tolist()))
+        gave_up_by = self._gave_up_by(of, np.where(sent, end_sent_ns, 0))
+        names = commands.mailbox
+        command_of = commands.bounds[of].tolist()
+        n = len(of)
+        records = map(
+            MailRecord,
+            range(first_mail, first_mail + n),  # key
+            (first_key + of).tolist(),  # talk
+            index.tolist(),
+            [names[i] for i in command.tolist()],  # mail_from
+            [
+                tuple([names[base + i] or "" for i in mail.recipients])
+                for base, mail in zip(command_of, outlines, strict=True)
+            ],
+            _where(sent, size[last + 1] - size[first]),
+            repeat(False),  # size_estimated
+            [mail.via for mail in outlines],
+            [cut for cut, _, _, _ in ends],
+            [frames for _, frames, _, _ in ends],  # end_frames
+            [mail.reply_code for mail in outlines],
+            self._reply_frames(final, answered),
+            [mail.outcome for mail in outlines],
+            self.time_ns[start_piece].tolist(),
+            _where(answered, reply_ns),  # end_ns
+            _where(sent, end_sent_ns),
+            _where(sent & answered, (reply_ns - end_sent_ns) / 1e9),  # reply_delay_s
+            repeat(None),  # waited_s
+            gave_up_by,
+            sent.tolist(),  # end_sent
+            _where(sent, sent),  # end_acked
+            np.where(sent, 1 + self._sent_again(client, end - 1), 0).tolist(),  # end_sends
+            sent.tolist(),  # body_acked
+            answered.tolist(),
+            repeat(False),  # accepted_late
+            [mail.bodies is not None or mail.via == "bdat" for mail in outlines],  # in_data
+            repeat(False),  # closed_in_data
+            np.where(sent, seen[last + 1] - seen[first], 0).tolist(),  # data_bytes_sent
+            largest.tolist(),
+            [hold for _, _, hold, _ in ends],  # hold_back_s
+            [alone for _, _, _, alone in ends],  # end_alone
+            self._prints(client, np.where(sent, body_start[first], 0), np.where(sent, body_end[last], 0), sent),
+        )
+        self.mails = n
+        mails: list[list[MailRecord]] = [[] for _ in self.talks]
+        for connection, record in zip(of.tolist(), records, strict=False):
+            mails[connection].append(record)
+        return mails
 
-    def _expected_log(self, k: int, talk: Talk) -> dict[str, str]:
-        """See mails._expected_log."""
+    def _outlined_mails(self) -> tuple[Ints, Ints, list[MailOutline]]:
+        """Connection, number in it from 1, and outline of each mail."""
+        plain = self.plain
+        of, index, outlines = [], [], []
+        for c in np.flatnonzero(plain.plain).tolist():
+            outline = plain.outline[c]
+            assert outline is not None
+            if outline.mails is None:
+                plain.plain[c] = False
+                continue
+            for number, mail in enumerate(outline.mails, 1):
+                of.append(c)
+                index.append(number)
+                outlines.append(mail)
+        return np.array(of, np.int64), np.array(index, np.int64), outlines
+
+    def _end(
+        self, client: int, end: int, piece: int, whole: bool, dotted: bool
+    ) -> tuple[Cuts | None, tuple[Ref, ...], float | None, bool]:
+        """How the terminator that ends there was cut, the frames that carried it, and whether it was held back."""
+        if not dotted:
+            return None, (), None, False
+        if whole:
+            return _WHOLE, ((int(self.capture[piece]), int(self.frame[piece])),), None, False
+        start, first = end - LENGTH, piece
+        while self.pieces.start[first] > start:
+            first -= 1
+        boundaries = self.pieces.start[first + 1 : piece + 1].tolist()
+        return cuts(start, boundaries), self._frames(first, piece), *self._held_back(client, end - 3)
+
+    def _frames(self, first: int, last: int) -> tuple[Ref, ...]:
+        pieces = slice(first, last + 1)
+        return tuple(zip(self.capture[pieces].tolist(), self.frame[pieces].tolist(), strict=True))
+
+    def _held_back(self, client: int, dot: int) -> tuple[float | None, bool]:
+        """See mails._held_back."""
+        piece = int(self.pieces.at(np.int64(client), np.int64(dot)))
+        if self.pieces.start[piece] != dot:
+            return None, False
+        d = self.delivery
+        lo, hi = d.bounds[client + 1 : client + 3]
+        time, ack = d.group.table.time_ns[lo:hi], d.ack[lo:hi]
+        sent = int(self.time_ns[piece])
+        reached = np.flatnonzero((ack != NOT_ACK) & (time <= sent) & (ack >= dot))
+        return ((sent - int(time[reached[0]])) / 1e9 if len(reached) else None), True
+
+    def _reply_frames(self, reply: Ints, answered: Bools) -> list[tuple[Ref, ...]]:
+        """The frames of these replies; most stand in one."""
+        replies = self.plain.replies
+        first = replies.piece[reply]
+        frames: list[tuple[Ref, ...]] = [
+            ((capture, frame),)
+            for capture, frame in zip(self.capture[first].tolist(), self.frame[first].tolist(), strict=True)
+        ]
+        for i in np.flatnonzero(self.pieces.end[first] < replies.end[reply]).tolist():
+            stream = 2 * np.searchsorted(replies.bounds, reply[i], side="right") - 1
+            frames[i] = self._frames(int(first[i]), int(self.pieces.at(stream, replies.end[reply[i]] - 1)))
+        for i in np.flatnonzero(~answered).tolist():
+            frames[i] = ()
+        return frames
+
+    def _gave_up_by(self, connection: Ints, since_ns: Ints) -> list[str]:
+        """See mails._gave_up_by: who sent the first FIN or RST behind these times."""
+        # times as small numbers, so that one search finds the first one behind `since` of each stream
+        times, rank = np.unique(np.append(self.leaving_ns, since_ns), return_inverse=True)
+        streams = np.repeat(np.arange(len(self.leaving_at) - 1), np.diff(self.leaving_at)) * len(times)
+        leaving = streams + rank[: len(streams)]
+        gone = []
+        for stream in (2 * connection, 2 * connection + 1):
+            at = np.searchsorted(leaving, stream * len(times) + rank[len(streams) :])
+            gone.append(np.where(at < self.leaving_at[stream + 1], np.append(self.leaving_ns, NEVER)[at], NEVER))
+        who = np.where(gone[0] <= gone[1], 0, 1)
+        who[(gone[0] == NEVER) & (gone[1] == NEVER)] = 2
+        return [_WHO[i] for i in who.tolist()]
+
+    def _sent_again(self, stream: Ints, offset: Ints) -> Bools:
+        """Whether the byte at this offset was sent a second time; what was sent thrice is not regular."""
+        d, again = self.delivery, self.survey.again
+        place = d.seq[again] + d.direction_of(again) * _FAR
+        again, place = again[order := np.argsort(place)], place[order]
+        wanted = offset + stream * _FAR
+        at = np.searchsorted(place, wanted, side="right") - 1
+        size = np.append(d.end[again] - d.seq[again], 0)
+        covered: Bools = (at >= 0) & (np.append(place, 0)[at] + size[at] > wanted)
+        return covered
+
+    def _prints(self, client: Ints, start: Ints, end: Ints, sent: Bools) -> list[tuple[int, int] | None]:
+        """See mails._print."""
+        head, tail = np.minimum(end, start + PRINT_BYTES), np.maximum(start, end - PRINT_BYTES)
+        ranges = [np.concatenate(pair) for pair in ((client, client), (start, tail), (head, end))]
+        text, base = self.pieces.text(*ranges)
+        at, n = base.tolist(), len(start)
+        return [
+            (size, crc32(text[at[n + i] : at[n + i + 1]], crc32(text[at[i] : at[i + 1]]))) if known else None
+            for i, (size, known) in enumerate(zip((end - start).tolist(), sent.tolist(), strict=True))
+        ]
+
+    # ------------------------------------------------------------ columns of connections
+
+    def _make_talks(self, first_key: int, mails: list[list[MailRecord]], first_mail: int) -> None:
+        s, d, plain = self.survey, self.delivery, self.plain
+        t = d.group.table
+        of = np.flatnonzero(plain.plain)
+        client, server = 2 * of, 2 * of + 1
+        clients, servers = t[d.bounds[client]], t[d.bounds[server]]
+        texts = [
+            list(map(_text, high.tolist(), low.tolist()))
+            for high, low in ((clients.src_hi, clients.src_lo), (clients.dst_hi, clients.dst_lo))
+        ]
+        # the first packet is the client's, unless the server's stands before it
+        keys = np.stack((servers.time_ns - clients.time_ns, servers.capture.astype(np.int64) - clients.capture))
+        behind = servers.frame.astype(np.int64) - clients.frame
+        order = np.where(keys[0] != 0, keys[0], np.where(keys[1] != 0, keys[1], behind))
+        capture, frame = (
+            np.where(order >= 0, a, b) for a, b in ((clients.capture, servers.capture), (clients.frame, servers.frame))
+        )
+        asked_ns, _, ready_ns = (column[of] for column in s.handshake_ns)
+        gone_ns = s.client_gone_ns[of]
+        greeting, hello = plain.replies.bounds[of], plain.hello_reply[of]
+        length = self.pieces.length()
+        longest, known = self._longest_reply_delays()
+        dialogues = [plain.dialogue[c] for c in of.tolist()]
+        talks = map(
+            Talk,
+            (first_key + of).tolist(),
+            zip(texts[0], clients.src_port.tolist(), strict=True),
+            zip(texts[1], clients.dst_port.tolist(), strict=True),
+            s.start_ns[of].tolist(),
+            s.end_ns[of].tolist(),
+            zip(capture.tolist(), frame.tolist(), strict=True),
+            np.diff(d.group.first)[of].tolist(),  # frame_count
+            repeat(True),  # handshake_seen
+            [CLOSED_BY[i] for i in s.closed_by[of].tolist()],
+            _where(gone_ns != NEVER, gone_ns),
+            [AT[i] for i in s.at[client].tolist()],
+            ((ready_ns - asked_ns) / 1e9).tolist(),  # rtt_s
+            [mss or None for mss in s.mss[client].tolist()],
+            [mss or None for mss in s.mss[server].tolist()],
+            length[client].tolist(),
+            length[server].tolist(),
+            dialogues,
+            [mails[c] for c in of.tolist()],
+            self._reply_frames(greeting, np.ones(len(of), bool)),
+            self._reply_frames(np.maximum(hello, 0), hello >= 0),
+            ((self.time_ns[plain.replies.piece[greeting]] - ready_ns) / 1e9).tolist(),  # greeting_delay_s
+            repeat(0.0),  # zero_window_s
+            repeat(None),
+            repeat(0),
+            repeat(False),
+            repeat(()),
+            _where(known[of], longest[of] / 1e9),
+            repeat(0),  # gap_bytes
+            repeat(self.capture_end_ns),
+        )
+        for c, talk in zip(of.tolist(), talks, strict=False):
+            if self._complete(c, talk, first_mail):
+                self.talks[c] = talk
+
+    def _longest_reply_delays(self) -> tuple[Ints, Bools]:
+        """Per connection: the longest time from a command to its reply, and whether there is one."""
+        commands, replies = self.plain.commands, self.plain.replies
+        asked = self.time_ns[commands.last]
+        told = self.time_ns[np.append(replies.piece, 0)[commands.answer]]
+        delay = np.where(commands.answer >= 0, told - asked, -NEVER)
+        longest = np.full(len(self.talks), -NEVER)
+        filled = np.diff(commands.bounds) > 0
+        if filled.any():
+            longest[filled] = np.maximum.reduceat(delay, commands.bounds[:-1][filled])
+        return longest, longest != -NEVER
+
+    def _complete(self, c: int, talk: Talk, first_mail: int) -> bool:
+        """What only few connections have; False when it is odd."""
+        dialogue, outline = talk.dialogue, self.plain.outline[c]
+        assert outline is not None
+        if self.plain.tls_start[c, 0] >= 0:
+            return self._read_tls(c, talk, first_mail)
+        if dialogue.awaited not in (None, "QUIT"):
+            if outline.mails or outline.replies[-1].code == 421:
+                return False
+            log = self._expected_log(c, talk)
+            if log is None:
+                return False
+            talk.expected_log = log
+        # in smtp a dialogue is one by its greeting word or by its mails; the shared dialogue holds no mails
+        return dialogue.is_smtp or not talk.mails
+
+    def _expected_log(self, c: int, talk: Talk) -> dict[str, str] | None:
+        """See mails._expected_log; None when bytes came behind the end."""
         silence = None
         if talk.closed_by != "open":
             d, t = self.delivery, self.delivery.group.table
-            ends, fresh = [], []
-            for direction in (2 * k, 2 * k + 1):
-                ends += self.leaving_ns[self.leaving_at[direction] : self.leaving_at[direction + 1]][:1]
-                rows = slice(*d.bounds[direction : direction + 2])
+            ends: list[int] = []
+            fresh: list[int] = []
+            for stream in (2 * c, 2 * c + 1):
+                ends += self.leaving_ns[self.leaving_at[stream] : self.leaving_at[stream + 1]][:1].tolist()
+                rows = slice(*d.bounds[stream : stream + 2])
                 fresh += t.time_ns[rows][(t.payload_bytes[rows] > 0) & ~d.resend[rows]].tolist()
             end = min(ends)
-            silence = (end - max((time for time in fresh if time <= end), default=end)) / 1e9
-            later = [time for time in fresh if time > end]
-            if later:  # only the last new byte of either side counts there
-                raise Odd
+            if max(fresh, default=end) > end:  # only the last new byte of either side counts there
+                return None
+            silence = (end - max(fresh, default=end)) / 1e9
         ending = mtalog.Ending(
             closed_by=talk.closed_by,  # type: ignore[arg-type]
             silence_s=silence,
-            received_bytes=self.acked[2 * k],
+            received_bytes=int(self.delivery.acked[2 * c]),
             client=f"{talk.client[0]}[{talk.client[0]}]",
             server=f"{talk.server[0]}[{talk.server[0]}]",
         )
         return dict(mtalog.predict(talk.dialogue, ending).items())
 
-    def _frames(self, answer: Answer) -> tuple[Ref, ...]:
-        i = answer.piece
-        frames = [self.frame[i]]
-        while self.pieces.end[i] < answer.end:
-            i += 1
-            frames.append(self.frame[i])
-        return tuple(frames)
-
-    def _longest_reply_delay(self, plain: Plain) -> float | None:
-        times, replies = self.time_ns, plain.replies
-        # requests and replies alternate; a mail is a request without a command
-        delays: list[int] = []
-        for command, answer in zip(plain.commands, plain.shape.answers, strict=True):
-            if answer is not None:
-                delays.append(times[replies[answer].piece] - times[command.last])
-        return max(delays) / 1e9 if delays else None
-
-    def _mail(
-        self, k: int, talk: Talk, key: int, index: int, shape: MailShape, plain: Plain, c: int, s: int
-    ) -> MailRecord:
-        if shape.mail is None:
-            raise Odd
-        command = plain.commands[shape.mail]
-        replies = plain.replies
-        accepted: list[str] = []
-        refused: list[str] = []
-        refusals: list[int] = []
-        for number in shape.recipients:
-            answer = plain.shape.answers[number]
-            code = replies[answer].code if answer is not None else 0
-            mailbox = plain.commands[number].mailbox or ""
-            if code >= 400:
-                refused.append(mailbox)
-                refusals.append(code)
-            else:
-                accepted.append(mailbox)
-        times = self.time_ns
-        bodies = [plain.bodies[number] for number in shape.bodies]
-        codes = [replies[number].code for number in shape.replies]
-        outcome = _outcome(codes, [] if accepted else refusals, shape)
-        final = replies[shape.replies[-1]] if codes else None
-        reply_ns = times[final.piece] if final else None
-        gone = talk.client_gone_ns
-        if outcome is None or 421 in codes or (reply_ns is not None and gone is not None and reply_ns > gone):
-            raise Odd
-        last = bodies[-1] if bodies and shape.complete else None
-        if bodies and (last is None or final is None):
-            raise Odd
-        end_sent_ns = None
-        found: Cuts | None = None
-        end_frames: tuple[Ref, ...] = ()
-        hold, alone = None, False
-        end: int | None = None
-        if last is not None:
-            end = last.terminator_end if last.terminator_end is not None else last.end
-            piece = self._piece(end - 1, c, s)
-            end_sent_ns = times[piece]
-            if last.terminator_end is not None:
-                found, end_frames = self._cuts(piece, end)
-                if found.cut_at:
-                    hold, alone = self._held_back(k, end - 3, c, s)
-        return MailRecord(
-            key=key,
-            talk=talk.key,
-            index=index,
-            mail_from=command.mailbox,
-            recipients=(*accepted, *refused),
-            size=sum(body.size for body in bodies) if last else None,
-            size_estimated=False,
-            via=shape.via,
-            cuts=found,
-            end_frames=end_frames,
-            reply_code=final.code if final else None,
-            reply_frames=self._frames(final) if final else (),
-            outcome=outcome,
-            start_ns=times[command.first],
-            end_ns=reply_ns,
-            end_sent_ns=end_sent_ns,
-            reply_delay_s=(reply_ns - end_sent_ns) / 1e9 if reply_ns is not None and end_sent_ns is not None else None,
-            waited_s=None,
-            gave_up_by=self._gave_up_by(k, end_sent_ns),
-            end_sent=last is not None,
-            end_acked=True if last is not None else None,
-            end_sends=1 + self._resends(k, end - 1) if end is not None else 0,
-            body_acked=last is not None,
-            answered=bool(codes),
-            accepted_late=False,
-            in_data=bool(bodies) or shape.via == "bdat",
-            closed_in_data=False,
-            data_bytes_sent=_seen_bytes(bodies),
-            largest_packet_bytes=self._largest_packet(command, end if end is not None else command.start + 1, c, s),
-            hold_back_s=hold,
-            end_alone=alone,
-            body_print=self._print(bodies[0].start, last.end, c, s) if last is not None else None,
-        )
-
-    def _tls(self, k: int, talk: Talk, next_mail: int, client_start: int, server_start: int) -> None:
+    def _read_tls(self, c: int, talk: Talk, first_mail: int) -> bool:
         """What the records tell, and the mails that hide in them (see dialogue.read_tls and mails._join_mail)."""
-        client, server = self._view(2 * k), self._view(2 * k + 1)
+        client, server = _View(self, 2 * c), _View(self, 2 * c + 1)
+        client_start, server_start = self.plain.tls_start[c].tolist()
         session = read_session(client, server, client_start, server_start)
-        if not session.handshake_complete:
-            raise Odd
+        if not session.handshake_complete or any(not (mail.whole and mail.answered) for mail in session.mails):
+            return False
         talk.dialogue = replace(
             talk.dialogue,
             tls="starttls",
@@ -330,13 +409,12 @@ class RegularGroup:
             awaited=None,
         )
         for mail in session.mails:
-            if not mail.whole or not mail.answered:
-                raise Odd
+            stream, last = np.array([2 * c]), np.array([mail.end - 1])
             end_sent_ns = client.time_at(mail.end - 1)
             assert end_sent_ns is not None
             talk.mails.append(
                 MailRecord(
-                    key=next_mail + len(talk.mails),
+                    key=first_mail + self.mails,
                     talk=talk.key,
                     index=len(talk.mails) + 1,
                     mail_from=None,
@@ -354,10 +432,10 @@ class RegularGroup:
                     end_sent_ns=end_sent_ns,
                     reply_delay_s=None,
                     waited_s=(talk.end_ns - end_sent_ns) / 1e9,
-                    gave_up_by=self._gave_up_by(k, end_sent_ns),
+                    gave_up_by=self._gave_up_by(stream // 2, np.array([end_sent_ns]))[0],
                     end_sent=True,
                     end_acked=True,
-                    end_sends=1 + self._resends(k, mail.end - 1),
+                    end_sends=1 + int(self._sent_again(stream, last)[0]),
                     body_acked=True,
                     answered=True,
                     accepted_late=False,
@@ -370,90 +448,8 @@ class RegularGroup:
                     body_print=None,
                 )
             )
-
-    def _view(self, direction: int) -> _View:
-        lo, hi = self.row_bounds[direction : direction + 2]
-        return _View(self.delivery, self.all_rows[lo:hi])
-
-    def _piece(self, offset: int, c: int, s: int) -> int:
-        i = bisect_right(self.pieces.start, offset, c, s) - 1
-        if i < c or self.pieces.end[i] <= offset:
-            raise Odd
-        return i
-
-    def _cuts(self, piece: int, end: int) -> tuple[Cuts, tuple[Ref, ...]]:
-        """Where the terminator that ends in this piece was cut, and the frames that carried it."""
-        start = end - LENGTH
-        starts = self.pieces.start
-        if starts[piece] <= start:
-            return _WHOLE, (self.frame[piece],)
-        frames = [self.frame[piece]]
-        boundaries = []
-        while starts[piece] > start:
-            boundaries.append(starts[piece])
-            if self.pieces.end[piece - 1] != starts[piece]:
-                raise Odd
-            piece -= 1
-            frames.append(self.frame[piece])
-        return cuts(start, boundaries), tuple(frames[::-1])
-
-    def _held_back(self, k: int, dot: int, c: int, s: int) -> tuple[float | None, bool]:
-        """See mails._held_back."""
-        piece = self._piece(dot, c, s)
-        if self.pieces.start[piece] != dot:
-            return None, False
-        d = self.delivery
-        lo, hi = d.bounds[2 * k + 1 : 2 * k + 3]
-        time, ack = d.group.table.time_ns[lo:hi], d.ack[lo:hi]
-        sent = self.time_ns[piece]
-        reached = np.flatnonzero((ack != NOT_ACK) & (time <= sent) & (ack >= dot))
-        return ((sent - int(time[reached[0]])) / 1e9 if len(reached) else None), True
-
-    def _gave_up_by(self, k: int, since_ns: int | None) -> str:
-        """See mails._gave_up_by."""
-        a, b, stop = self.leaving_at[2 * k : 2 * k + 3]
-        since, first, who = since_ns or 0, NEVER, "nobody"
-        for name, lo, hi in (("client", a, b), ("server", b, stop)):
-            for at in self.leaving_ns[lo:hi]:
-                if at >= since:
-                    if at < first:
-                        first, who = at, name
-                    break
-        return who
-
-    def _resends(self, k: int, offset: int) -> int:
-        lo, hi = self.again_bounds[2 * k : 2 * k + 2]
-        return sum(1 for start, end in self.again[lo:hi] if start <= offset < end) if lo < hi else 0
-
-    def _largest_packet(self, command: Said, end: int, c: int, s: int) -> int:
-        """The largest packet of the rows that first carried [start of the command, end): whole flights where it can be."""
-        first, last = command.first, self._piece(end - 1, c, s)
-        flight, stop = self.flight[first], self.flight[last]
-        whole = self.number[first] == self.flight_first[flight] and self.number[last] == self.flight_stop[stop] - 1
-        if whole:
-            largest: int = max(self.largest[flight : stop + 1])
-            return largest
-        rows = self.all_rows[self.number[first] : self.number[last] + 1]
-        return int(self.delivery.group.table.ip_bytes[rows].max())
-
-    def _print(self, start: int, end: int, c: int, s: int) -> tuple[int, int]:
-        """See mails._print."""
-        tail = self._bytes(max(start, end - PRINT_BYTES), end, c, s)
-        head = self._bytes(start, min(end, start + PRINT_BYTES), c, s)
-        return end - start, crc32(tail, crc32(head))
-
-    def _bytes(self, start: int, end: int, c: int, s: int) -> bytes:
-        if end <= start:
-            return b""
-        i = self._piece(start, c, s)
-        base, ends = self.pieces.start[i], self.pieces.end
-        data = self.pieces.data(i)
-        while ends[i] < end:
-            i += 1
-            if i >= s or self.pieces.start[i] != ends[i - 1]:
-                raise Odd
-            data += self.pieces.data(i)
-        return data[start - base : end - base]
+            self.mails += 1
+        return True
 
     def add_to(self, ledger: PathLedger, k: int, direction: int, talk: Talk) -> None:
         """What `PathLedger.add` would do with the sighting of this direction (0: the client's data)."""
@@ -487,26 +483,21 @@ class RegularGroup:
         ledger.mss_own = ledger.mss_own or self.mss[d] or None
 
 
-_WHOLE = cuts(0, ())
-
-
 class _View:
-    """One side's whole stream as smtp wants it (lines.StreamView), made of its rows that carry bytes for the first time."""
+    """One side's whole stream as smtp wants it (lines.StreamView)."""
 
-    def __init__(self, delivery: Delivery, rows: Ints) -> None:
-        self.table = delivery.group.table
-        self.rows = rows
-        self.starts = delivery.seq[rows]
-        self.ack = delivery.ack[rows]
+    def __init__(self, group: RegularGroup, stream: int) -> None:
+        pieces = group.pieces
+        self.mine = slice(*pieces.bounds[stream : stream + 2].tolist())
+        self.text = group.pieces.text
+        self.stream = np.array([stream])
+        self.starts, self.ack = pieces.start[self.mine], pieces.ack[self.mine]
+        self.time_ns, self.ip_bytes = group.time_ns[self.mine], group.ip_bytes[self.mine]
         self.start = 0
-        self.end = int(delivery.end[rows[-1]]) if len(rows) else 0
+        self.end = int(pieces.end[self.mine][-1]) if len(self.starts) else 0
 
     def pieces(self) -> list[tuple[int, bytes]]:
-        t, rows = self.table, self.rows
-        views = [memoryview(b) for b in t.buffers]
-        at = t.payload_at[rows]
-        places = zip(t.buffer[rows].tolist(), at.tolist(), (at + t.payload_bytes[rows]).tolist(), strict=True)
-        data = b"".join([views[b][i:j] for b, i, j in places])
+        data, _ = self.text(self.stream, np.array([0]), np.array([self.end]))
         return [(0, data)] if data else []
 
     def _number(self, offset: int) -> int:
@@ -519,21 +510,7 @@ class _View:
         return ack if ack != NOT_ACK else None
 
     def time_at(self, offset: int) -> int | None:
-        return int(self.table.time_ns[self.rows[self._number(offset)]]) if 0 <= offset < self.end else None
+        return int(self.time_ns[self._number(offset)]) if 0 <= offset < self.end else None
 
     def largest_packet(self, start: int, end: int) -> int:
-        return int(self.table.ip_bytes[self.rows[self._number(start) : self._number(end - 1) + 1]].max())
-
-
-def _seen_bytes(bodies: list[Body]) -> int:
-    return sum((b.terminator_end if b.terminator_end is not None else b.end) - b.start for b in bodies)
-
-
-def _outcome(codes: list[int], refusals: list[int], shape: MailShape) -> str | None:
-    """See dialogue.Mail.outcome."""
-    codes = refusals or codes
-    if not codes:
-        return "aborted" if shape.ended_by in ("rset", "quit", "ehlo", "mail") and not shape.complete else None
-    if any(code < 400 for code in codes):
-        return "delivered"
-    return "deferred" if any(code < 500 for code in codes) else "rejected"
+        return int(self.ip_bytes[self._number(start) : self._number(end - 1) + 1].max())
