@@ -21,7 +21,7 @@ from ..capture.packets import FIN, RST, address_text
 from ..smtp import mtalog
 from ..smtp.plain import MailOutline, Pieces, Plain, read_plain
 from ..smtp.terminator import LENGTH, Cuts, cuts
-from ..smtp.tls import read_session
+from ..smtp.tls import TlsMail, read_session
 from ..tcp.connections import Bools, Ints
 from ..tcp.delivery import NOT_ACK, Delivery
 from ..tcp.regular import AT, CLOSED_BY, DELIVERED_DF_OFF, NEVER, UNDECIDED, Survey, survey
@@ -110,7 +110,8 @@ class RegularGroup:
         late = answered & (reply_ns > self.survey.client_gone_ns[of])  # accepted when the client had gone
         plain.plain[of[late]] = False
         keep = plain.plain[of]
-        of, index, answered, final, reply_ns = (column[keep] for column in (of, index, answered, final, reply_ns))
+        of, index, final, reply_ns = (column[keep] for column in (of, index, final, reply_ns))
+        answered = answered[keep]
         outlines = [mail for mail, kept in zip(outlines, keep.tolist(), strict=True) if kept]
         client = 2 * of
         command = commands.bounds[of] + np.array([mail.mail for mail in outlines], np.int64)
@@ -218,7 +219,7 @@ class RegularGroup:
 
     def _held_back(self, client: int, dot: int) -> tuple[float | None, bool]:
         """See mails._held_back."""
-        piece = int(self.pieces.at(np.int64(client), np.int64(dot)))
+        piece = int(self.pieces.at(np.array([client]), np.array([dot]))[0])
         if self.pieces.start[piece] != dot:
             return None, False
         d = self.delivery
@@ -237,8 +238,8 @@ class RegularGroup:
             for capture, frame in zip(self.capture[first].tolist(), self.frame[first].tolist(), strict=True)
         ]
         for i in np.flatnonzero(self.pieces.end[first] < replies.end[reply]).tolist():
-            stream = 2 * np.searchsorted(replies.bounds, reply[i], side="right") - 1
-            frames[i] = self._frames(int(first[i]), int(self.pieces.at(stream, replies.end[reply[i]] - 1)))
+            stream = 2 * np.searchsorted(replies.bounds, reply[i : i + 1], side="right") - 1
+            frames[i] = self._frames(int(first[i]), int(self.pieces.at(stream, replies.end[reply[i : i + 1]] - 1)[0]))
         for i in np.flatnonzero(~answered).tolist():
             frames[i] = ()
         return frames
@@ -336,9 +337,14 @@ class RegularGroup:
             repeat(0),  # gap_bytes
             repeat(self.capture_end_ns),
         )
+        in_tls: list[tuple[int, Talk]] = []
         for c, talk in zip(of.tolist(), talks, strict=False):
-            if self._complete(c, talk, first_mail):
+            if plain.tls_start[c, 0] >= 0:
+                in_tls.append((c, talk))
+            elif self._complete(c, talk):
                 self.talks[c] = talk
+        if in_tls:
+            self._read_tls(in_tls, first_mail)
 
     def _longest_reply_delays(self) -> tuple[Ints, Bools]:
         """Per connection: the longest time from a command to its reply, and whether there is one."""
@@ -352,12 +358,10 @@ class RegularGroup:
             longest[filled] = np.maximum.reduceat(delay, commands.bounds[:-1][filled])
         return longest, longest != -NEVER
 
-    def _complete(self, c: int, talk: Talk, first_mail: int) -> bool:
+    def _complete(self, c: int, talk: Talk) -> bool:
         """What only few connections have; False when it is odd."""
         dialogue, outline = talk.dialogue, self.plain.outline[c]
         assert outline is not None
-        if self.plain.tls_start[c, 0] >= 0:
-            return self._read_tls(c, talk, first_mail)
         if dialogue.awaited not in (None, "QUIT"):
             if outline.mails or outline.replies[-1].code == 421:
                 return False
@@ -392,29 +396,35 @@ class RegularGroup:
         )
         return dict(mtalog.predict(talk.dialogue, ending).items())
 
-    def _read_tls(self, c: int, talk: Talk, first_mail: int) -> bool:
+    def _read_tls(self, talks: list[tuple[int, Talk]], first_mail: int) -> None:
         """What the records tell, and the mails that hide in them (see dialogue.read_tls and mails._join_mail)."""
-        client, server = _View(self, 2 * c), _View(self, 2 * c + 1)
-        client_start, server_start = self.plain.tls_start[c].tolist()
-        session = read_session(client, server, client_start, server_start)
-        if not session.handshake_complete or any(not (mail.whole and mail.answered) for mail in session.mails):
-            return False
-        talk.dialogue = replace(
-            talk.dialogue,
-            tls="starttls",
-            tls_client_start=client_start,
-            tls_server_start=server_start,
-            tls_session=session,
-            phase="tls",
-            awaited=None,
-        )
-        for mail in session.mails:
-            stream, last = np.array([2 * c]), np.array([mail.end - 1])
-            end_sent_ns = client.time_at(mail.end - 1)
-            assert end_sent_ns is not None
+        found: list[tuple[int, Talk, TlsMail, _View]] = []
+        for c, talk in talks:
+            client, server = _View(self, 2 * c), _View(self, 2 * c + 1)
+            client_start, server_start = self.plain.tls_start[c].tolist()
+            session = read_session(client, server, client_start, server_start)
+            if not session.handshake_complete or any(not (mail.whole and mail.answered) for mail in session.mails):
+                continue
+            self.talks[c] = talk
+            talk.dialogue = replace(
+                talk.dialogue,
+                tls="starttls",
+                tls_client_start=client_start,
+                tls_server_start=server_start,
+                tls_session=session,
+                phase="tls",
+                awaited=None,
+            )
+            found += [(c, talk, mail, client) for mail in session.mails]
+        of = np.array([c for c, _, _, _ in found], np.int64)
+        last = np.array([mail.end - 1 for _, _, mail, _ in found], np.int64)
+        end_ns = self.time_ns[self.pieces.at(2 * of, last)]
+        gave_up_by = self._gave_up_by(of, end_ns)
+        sends = (1 + self._sent_again(2 * of, last)).tolist()
+        for i, ((_, talk, mail, client), end_sent_ns) in enumerate(zip(found, end_ns.tolist(), strict=True)):
             talk.mails.append(
                 MailRecord(
-                    key=first_mail + self.mails,
+                    key=first_mail + self.mails + i,
                     talk=talk.key,
                     index=len(talk.mails) + 1,
                     mail_from=None,
@@ -432,10 +442,10 @@ class RegularGroup:
                     end_sent_ns=end_sent_ns,
                     reply_delay_s=None,
                     waited_s=(talk.end_ns - end_sent_ns) / 1e9,
-                    gave_up_by=self._gave_up_by(stream // 2, np.array([end_sent_ns]))[0],
+                    gave_up_by=gave_up_by[i],
                     end_sent=True,
                     end_acked=True,
-                    end_sends=1 + int(self._sent_again(stream, last)[0]),
+                    end_sends=sends[i],
                     body_acked=True,
                     answered=True,
                     accepted_late=False,
@@ -448,8 +458,7 @@ class RegularGroup:
                     body_print=None,
                 )
             )
-            self.mails += 1
-        return True
+        self.mails += len(found)
 
     def add_to(self, ledger: PathLedger, k: int, direction: int, talk: Talk) -> None:
         """What `PathLedger.add` would do with the sighting of this direction (0: the client's data)."""
@@ -488,16 +497,17 @@ class _View:
 
     def __init__(self, group: RegularGroup, stream: int) -> None:
         pieces = group.pieces
-        self.mine = slice(*pieces.bounds[stream : stream + 2].tolist())
-        self.text = group.pieces.text
-        self.stream = np.array([stream])
-        self.starts, self.ack = pieces.start[self.mine], pieces.ack[self.mine]
-        self.time_ns, self.ip_bytes = group.time_ns[self.mine], group.ip_bytes[self.mine]
+        first, last = pieces.bounds[stream : stream + 2].tolist()
+        mine = slice(first, last)
+        self.starts, self.ends, self.ack = pieces.start[mine], pieces.end[mine], pieces.ack[mine]
+        self.time_ns, self.ip_bytes = group.time_ns[mine], group.ip_bytes[mine]
+        self.data = pieces.data
+        self.numbers = np.arange(first, last)
         self.start = 0
-        self.end = int(pieces.end[self.mine][-1]) if len(self.starts) else 0
+        self.end = int(self.ends[-1]) if len(self.ends) else 0
 
     def pieces(self) -> list[tuple[int, bytes]]:
-        data, _ = self.text(self.stream, np.array([0]), np.array([self.end]))
+        data = self.data(self.numbers, self.starts, self.ends)
         return [(0, data)] if data else []
 
     def _number(self, offset: int) -> int:

@@ -352,15 +352,18 @@ class _Reading:
             mine = slice(int(b.bounds[c]), int(b.bounds[c + 1]))
             mails = dict(zip(b.start[mine].tolist(), b.terminator_end[mine].tolist(), strict=True))
             pos, end = 0, int(limit[c])
+            ahead, base = b"", 0
             while pos < end:
                 if pos in mails:
                     pos = mails[pos]
                     continue
-                ahead = self.pieces.text(np.array([2 * c]), np.array([pos]), np.array([min(pos + LINE_BYTES, end)]))[0]
-                newline = ahead.find(b"\n")
-                said = _parse(ahead[:newline]) if newline >= 0 else _NOTHING
+                newline = ahead.find(b"\n", pos - base)
+                if newline < 0:
+                    ahead, base = self._bytes(c, pos, min(pos + LINE_BYTES, end)), pos
+                    newline = ahead.find(b"\n")
+                said = _parse(ahead[pos - base : newline]) if newline >= 0 else _NOTHING
                 chunk = grammar.chunk(said[1]) if said[0] == _BDAT else None
-                behind = pos + newline + 1
+                behind = base + newline + 1
                 if said[0] == _ODD or (said[0] == _BDAT and chunk is None):
                     self.plain[c] = False
                     break
@@ -373,13 +376,13 @@ class _Reading:
                 pos = behind + (chunk[0] if chunk is not None else 0)
             if pos > end:
                 self.plain[c] = False
-        columns = self.command_of, self.start, self.end, self.asked_to, self.verb
+        columns: tuple[npt.NDArray[Any], ...] = self.command_of, self.start, self.end, self.asked_to, self.verb
         more = np.array([line[:5] for line in lines], np.int64).reshape(-1, 5).T
         joined = [np.append(column[keep], new) for column, new in zip(columns, more, strict=True)]
         said_all = [self.said[i] for i in keep.tolist()] + [line[5] for line in lines]
         order = np.argsort(joined[0], kind="stable")
-        ordered = [column[order] for column in joined]
-        self._set_commands(*ordered, [said_all[i] for i in order.tolist()])
+        connection, start, stop, asked_to, verb = (column[order] for column in joined)
+        self._set_commands(connection, start, stop, asked_to, verb, [said_all[i] for i in order.tolist()])
         new = np.array(chunks, np.int64).reshape(-1, 3).T
         none = np.full(len(chunks), -1)
         body_of, go = np.append(self.body_of, new[0]), np.append(self.body_go, none)
@@ -388,6 +391,10 @@ class _Reading:
         order = np.lexsort((body[0], body_of))
         self.body_of, self.body_go = body_of[order], go[order]
         self.bodies = Bodies(self._bounds(self.body_of), *(column[order] for column in body))
+
+    def _bytes(self, connection: int, start: int, stop: int) -> bytes:
+        text, _ = self.pieces.text(np.array([2 * connection]), np.array([start]), np.array([stop]))
+        return text
 
     # ------------------------------------------------------------ who answers whom
 

@@ -11,6 +11,7 @@ mails. So a flight larger than any group of commands is a mail; smaller mails ar
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from typing import NamedTuple
 from .lines import StreamView, joined
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
-HEADER_BYTES = 5
+_HEADER = struct.Struct(">BBBH")  # type, version (3, 0..4), length
+HEADER_BYTES = _HEADER.size
 # RFC 5246 6.2.3: a ciphertext is at most 2^14 + 2048 bytes (RFC 8446 5.2: 2^14 + 256).
 LONGEST_RECORD = 2**14 + 2048
 
@@ -97,13 +99,13 @@ class _Records:
                 pos = at + _next_header(data, 0)
             stop = at + len(data)
             while pos + HEADER_BYTES <= stop:
-                head = data[pos - at : pos - at + HEADER_BYTES]
-                if not _is_header(head):
+                header = _header(data, pos - at)
+                if header is None:
                     self.gaps = True
                     pos = at + _next_header(data, pos - at + 1)
                     continue
-                end = pos + HEADER_BYTES + int.from_bytes(head[3:])
-                yield Record(head[0], pos, end)
+                end = pos + HEADER_BYTES + header[1]
+                yield Record(header[0], pos, end)
                 pos = end
 
     def content(self, record: Record, limit: int) -> bytes:
@@ -115,25 +117,26 @@ class _Records:
         return b""
 
 
-def _is_header(head: bytes) -> bool:
-    return (
-        len(head) == HEADER_BYTES
-        and CHANGE_CIPHER_SPEC <= head[0] <= APPLICATION_DATA
-        and head[1] == 3
-        and head[2] <= 4
-        and int.from_bytes(head[3:]) <= LONGEST_RECORD
+def _header(data: bytes, at: int) -> tuple[int, int] | None:
+    """Type and length that the record header at this place tells; None when there is none."""
+    if at + HEADER_BYTES > len(data):
+        return None
+    kind, major, minor, length = _HEADER.unpack_from(data, at)
+    is_header = (
+        CHANGE_CIPHER_SPEC <= kind <= APPLICATION_DATA and major == 3 and minor <= 4 and length <= LONGEST_RECORD
     )
+    return (kind, length) if is_header else None
 
 
 def _next_header(data: bytes, begin: int) -> int:
     """Index of the next application-data header behind a gap whose record ends at another header, or at the end."""
     at = data.find(b"\x17\x03\x03", begin)
     while at >= 0:
-        head = data[at : at + HEADER_BYTES]
-        behind = at + HEADER_BYTES + int.from_bytes(head[3:])
-        follower = data[behind : behind + HEADER_BYTES]
-        if _is_header(head) and (behind >= len(data) or _is_header(follower) or len(follower) < HEADER_BYTES):
-            return at
+        header = _header(data, at)
+        if header is not None:
+            behind = at + HEADER_BYTES + header[1]
+            if behind + HEADER_BYTES > len(data) or _header(data, behind) is not None:
+                return at
         at = data.find(b"\x17\x03\x03", at + 1)
     return len(data)
 
