@@ -234,7 +234,7 @@ class Growing:
         self._closing = False
         windows = GrowingWindows(file, self._wait, options.max_bytes)
         try:
-            yield from decode(windows, info, wanted, options)
+            yield from decode(windows, info, wanted, options, at_once=True)
         finally:
             info.bytes = windows.offset
             found = file.now()

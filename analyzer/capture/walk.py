@@ -39,6 +39,8 @@ NEAR_S = 200_000
 MAX_CAPTURED = 262144
 # Lanes are stepped this often between two looks at which of them have arrived.
 STEPS = 16
+# So few that are left, in places with many small records, are walked the plain way.
+FEW_LANES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +98,18 @@ def lanes(buffer: Bytes, first: Starts, end: int, layout: Layout) -> Starts | No
     at, until, who = first, np.append(first[1:], end), np.arange(len(first))
     landing = np.empty(len(first), np.int64)
     chains = []
-    while len(at):
+    while len(at) > FEW_LANES:
         path = np.empty((STEPS + 1, len(at)), np.int64)
         path[0] = at
-        for step in range(STEPS):
-            after = path[step + 1]
-            np.add(length[path[step]], layout.added, out=after, dtype=np.int64, casting="unsafe")
-            np.maximum(after, layout.smallest, out=after)
-            after += path[step]
-            np.minimum(after, end, out=after)
+        for here, there in zip(path, path[1:], strict=False):
+            try:
+                told = length[here]
+            except IndexError:  # a lane has left the buffer, by far or by what is no length
+                told = length[np.minimum(here, end, out=here)]
+            np.add(here, told, out=there)
+            there += layout.added
+            if layout.added < layout.smallest:
+                np.maximum(there, here + layout.smallest, out=there)
         inside = path[:STEPS] < until
         chains.append(path[:STEPS][inside])
         at = path[STEPS]
@@ -113,6 +118,11 @@ def lanes(buffer: Bytes, first: Starts, end: int, layout: Layout) -> Starts | No
             done = np.flatnonzero(arrived)
             landing[who[done]] = path[inside[:, done].sum(axis=0), done]
             at, until, who = at[~arrived], until[~arrived], who[~arrived]
+    view = memoryview(buffer)
+    for lane, begin, stop in zip(who.tolist(), at.tolist(), until.tolist(), strict=True):
+        walked, landing[lane] = _follow(view, begin, stop, layout)
+        chains.append(np.array(walked, np.int64))
+    np.minimum(landing, end, out=landing)
     chain = np.concatenate(chains)
     chain.sort()
     missed = np.count_nonzero(landing[:-1] != first[1:])
@@ -137,23 +147,28 @@ def _beginnings_pcap(buffer: Bytes, start: int, end: int, order: str, header_byt
     if not len(places):
         return np.array([start])
     (seconds,) = struct.unpack_from(order + "I", buffer, start)
-    # The two high bytes of the seconds are compared everywhere, the rest where they match.
-    highest, next_highest = (3, 2) if order == "<" else (0, 1)
+    # Three bytes are compared everywhere, those that tell a header from text: the two high ones of the seconds, and the
+    # highest of the length, which is 0.
+    high, next_high, of_length = (3, 2, 11) if order == "<" else (0, 1, 8)
     shape, strides = (len(places), LOOK_BYTES), (LANE_BYTES, 1)
-    match = np.ndarray(shape, "u1", buffer, int(places[0]) + highest, strides) == seconds >> 24
-    match &= np.ndarray(shape, "u1", buffer, int(places[0]) + next_highest, strides) == seconds >> 16 & 255
-    found = np.flatnonzero(match)
-    lane = found // LOOK_BYTES
-    candidates = places[lane] + found % LOOK_BYTES
+
+    def bytes_at(offset: int) -> Bytes:
+        return np.ndarray(shape, "u1", buffer, int(places[0]) + offset, strides)
+
+    match = bytes_at(high) == seconds >> 24
+    match &= bytes_at(next_high) == seconds >> 16 & 255
+    match &= bytes_at(of_length) == 0
+    found = match.argmax(axis=1)
+    candidates = places + found
     words = sliding(buffer, order + "u4")
-    at, good = candidates, np.ones(len(candidates), bool)
-    for _ in range(3):
+    at, good = candidates, match[np.arange(len(places)), found]
+    for _ in range(2):
         captured = words[at + 8].astype(np.int64)
         near = np.abs(words[at].astype(np.int64) - seconds) < NEAR_S
         near &= (words[at + 4] < 10**9) & (captured <= words[at + 12]) & (captured <= MAX_CAPTURED)
         good &= near | (at >= end)  # what follows in the next window is not looked at
         at = np.minimum(at + header_bytes + captured, end)
-    return np.concatenate(([start], _first_of_each(lane[good], candidates[good])))
+    return np.concatenate(([start], candidates[good]))
 
 
 def _beginnings_pcapng(buffer: Bytes, start: int, end: int, order: str) -> Starts:
@@ -173,7 +188,6 @@ def _beginnings_pcapng(buffer: Bytes, start: int, end: int, order: str) -> Start
 
 def _repaired(buffer: Bytes, chain: Starts, first: Starts, landing: Starts, end: int, layout: Layout) -> Starts:
     """The true chain where some lanes did not meet: from a lane's landing the plain walk goes on to the next lane met."""
-    length_at = struct.Struct(layout.order + "I").unpack_from
     view = memoryview(buffer)
     bounds = np.searchsorted(chain, first)
     parts: list[Starts] = []
@@ -184,14 +198,22 @@ def _repaired(buffer: Bytes, chain: Starts, first: Starts, landing: Starts, end:
             parts.append(chain[begin:to])
             at = int(landing[lane])
         else:
-            until = int(first[lane + 1]) if lane + 1 < len(first) else end
-            walked = []
-            while at < until:
-                walked.append(at)
-                at = min(at + max(length_at(view, at + layout.length_at)[0] + layout.added, layout.smallest), end)
+            walked, at = _follow(view, at, int(first[lane + 1]) if lane + 1 < len(first) else end, layout)
+            at = min(at, end)
             parts.append(np.array(walked, np.int64))
         lane += 1
     return np.concatenate(parts)
+
+
+def _follow(view: memoryview, at: int, until: int, layout: Layout) -> tuple[list[int], int]:
+    """The records from `at` on that begin before `until`, and where the next one begins."""
+    length_at, place = struct.Struct(layout.order + "I").unpack_from, layout.length_at
+    added, smallest = layout.added, layout.smallest
+    walked = []
+    while at < until:
+        walked.append(at)
+        at += max(length_at(view, at + place)[0] + added, smallest)
+    return walked, at
 
 
 def _whole_records(buffer: Bytes, chain: Starts, end: int, layout: Layout) -> tuple[Starts, int]:
