@@ -132,6 +132,15 @@ def test_every_sample_is_told_alike_by_two_processes(sample: Path, small_windows
     assert joined == [True]
 
 
+def test_nothing_but_syns_without_an_answer_is_a_case_without_paths(tmp_path: Path) -> None:
+    """A mailer that tries again and again to reach a host that is away: nothing was said, so nothing is judged."""
+    syn = build.ethernet(build.ip4(build.tcp(seq=0, ack=0, flags=2)))
+    capture = tmp_path / "c.pcap"
+    capture.write_bytes(build.pcap([syn] * 2500))  # one each millisecond
+    case = analysis.analyze([str(capture)])
+    assert (case.counts["unanswered"], case.paths, case.findings) == (1, [], [])
+
+
 def test_of_other_services_only_the_path_is_judged() -> None:
     """--all-tcp: a web server's black hole is told without a word of mail, and an FTP greeting is no mail server's."""
     case = analysis.analyze([str(ROOT / "sample_pcaps" / "http-blackhole.middle.pcap")], analysis.Options(all_tcp=True))

@@ -31,7 +31,8 @@ class Verdict:
     def case(self) -> c.Case:
         run = self.run
         self._stray_icmp()
-        ledgers = sorted(run.ledgers.values(), key=self._ledger_order)
+        # where nothing but SYNs without an answer was seen there is no path to judge
+        ledgers = sorted((known for known in run.ledgers.values() if known.connections), key=self._ledger_order)
         weighed, subjects, silent = [], [], []
         may_fire = self._screen("path", tuple(VOCABULARY["path"].keys() - ADDED))
         rows: dict[tuple[Value, ...], dict[str, Value]] = {}
