@@ -17,6 +17,7 @@ from ..capture.packets import ACK, RST, SYN, Batch, CaptureInfo, IcmpError, addr
 from ..detect import mails, paths
 from ..detect.inside import ends_of
 from ..detect.regular import RegularGroup
+from ..detect.regular_paths import Sightings
 from ..smtp.dialogue import Mail
 from ..smtp.terminator import LENGTH
 from ..tcp.connections import Group, HandedOver, Tracker
@@ -45,6 +46,7 @@ class Part(NamedTuple):
 
     talks: list[mails.Talk]
     ledgers: dict[tuple[str, str], paths.PathLedger]
+    sightings: list[Sightings]
     captures: list[CaptureInfo]
     counts: dict[str, int]
     services: dict[int, int]
@@ -71,7 +73,8 @@ class Gathered:
     clock_ns: int = 0
     interrupted: bool = False
     talks: list[mails.Talk] = field(default_factory=list)
-    ledgers: dict[tuple[str, str], paths.PathLedger] = field(default_factory=dict)
+    ledgers: dict[tuple[str, str], paths.PathLedger] = field(default_factory=dict)  # without the regular connections
+    sightings: list[Sightings] = field(default_factory=list)  # of the regular ones
     points: Points = field(init=False)
     _by_flow: dict[FourTuple, list[IcmpError]] = field(default_factory=lambda: defaultdict(list))
     used_icmp: set[tuple[int, int]] = field(default_factory=set)
@@ -92,6 +95,7 @@ class Gathered:
         return Part(
             self.talks,
             self.ledgers,
+            self.sightings,
             self.captures,
             dict(self.counts),
             dict(self.services),
@@ -123,6 +127,7 @@ class Gathered:
         self.talks += part.talks
         for ends, ledger in part.ledgers.items():
             self._ledger(ends).join(ledger)
+        self.sightings += part.sightings
         self.counts.update(part.counts)
         self.services.update(part.services)
         self.take_icmp(part.icmp)
@@ -153,7 +158,13 @@ class Gathered:
     def renumber(self) -> None:
         """Keys in the order of first packets, whatever order the connections closed in and whoever read them."""
         self.talks.sort(key=lambda t: (t.start_ns, t.first_frame))
-        talk_key = {t.key: n for n, t in enumerate(self.talks, 1)}
+        old = np.array([t.key for t in self.talks], np.int64)
+        by_key = np.argsort(old)
+        self.sightings = [
+            seen._replace(connection=by_key[np.searchsorted(old, seen.connection, sorter=by_key)] + 1)
+            for seen in self.sightings
+        ]
+        talk_key = {key: n for n, key in enumerate(old.tolist(), 1)}
         mail_key = {m.key: n for n, m in enumerate((m for t in self.talks for m in t.mails), 1)}
         for t in self.talks:
             t.key = talk_key[t.key]
@@ -161,7 +172,6 @@ class Gathered:
                 m.key, m.talk = mail_key[m.key], t.key
         for ledger in self.ledgers.values():
             ledger.connections = sorted(talk_key[k] for k in ledger.connections)
-            ledger.messages = sorted(mail_key[k] for k in ledger.messages)
             ledger.views = [
                 view._replace(
                     connection=talk_key[view.connection],
@@ -216,10 +226,12 @@ class Gathered:
         if self.options.shortcuts:
             regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns, key, self._next_mail)
             self._next_mail += regular.mails
+        is_regular = regular.regular if regular is not None else [False] * len(group)
+        taken: dict[int, mails.Talk] = {}  # of the regular ones, by the number of the connection in the group
         for k, silent in enumerate(self._silent(delivery)):
             if silent:
                 self.counts["not_smtp"] += 1
-            elif regular is None or not regular.regular[k]:
+            elif regular is None or not is_regular[k]:
                 trace = delivery.trace(k)
                 if not self._take_connection(trace, key + k):
                     trace.part()
@@ -230,20 +242,20 @@ class Gathered:
                     talk = mails.read_talk(key + k, trace, self.clock_ns, self._next_mail)
                     self._next_mail += len(talk.mails)
                     trace.part()
-                self._take_regular(regular, k, talk)
+                if self._takes(talk):
+                    taken[k] = talk
+        if taken and regular is not None:
+            self.sightings.append(Sightings.of(regular.survey, taken, self.clock_ns))
 
-    def _take_regular(self, regular: RegularGroup, k: int, talk: mails.Talk) -> None:
+    def _takes(self, talk: mails.Talk) -> bool:
+        """Whether this connection is one to judge, and has room; then it is kept."""
         if not self._is_smtp(talk) and not self.options.all_tcp:
             self.counts["not_smtp"] += 1
-            return
+            return False
         if not self._has_room(talk):
-            return
+            return False
         self.talks.append(talk)
-        for direction, ends in enumerate(((talk.client[0], talk.server[0]), (talk.server[0], talk.client[0]))):
-            ledger = self._ledger(ends)
-            regular.add_to(ledger, k, direction, talk)
-            if not direction:
-                ledger.messages += [m.key for m in talk.mails]
+        return True
 
     def _note_unanswered(self, delivery: Delivery) -> None:
         """Connections to a port of mail that the capture knows by nothing but SYNs, sent again and again."""
@@ -301,14 +313,9 @@ class Gathered:
         trace.icmp = self._icmp_of(trace)
         said = self.options.said_in_tls.get(ends_of(trace.client, trace.server), ())
         talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail, said)
-        is_smtp = self._is_smtp(talk)
-        if not is_smtp and not self.options.all_tcp:
-            self.counts["not_smtp"] += 1
-            return False
-        if not self._has_room(talk):
+        if not self._takes(talk):
             return False
         self._next_mail += len(talk.mails)
-        self.talks.append(talk)
         self.used_icmp.update((e.capture, e.frame) for e in trace.icmp)
         kept = self._weigh(key, trace, talk)
         talk.dialogue.abridge()
@@ -343,7 +350,7 @@ class Gathered:
             lost = self._lost_at(sighting)
             stuck: list[int] = []
             if sender_is == "client":
-                ledger.messages += [m.key for m in talk.mails]
+                ledger.mails += len(talk.mails)
                 stuck = _stuck_mails(talk, sighting, lost)
             kept |= ledger.add(
                 paths.View(

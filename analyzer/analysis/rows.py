@@ -10,6 +10,7 @@ from typing import Any
 from .. import case as c
 from ..detect import mails, paths
 from ..detect.engine import Draft
+from .ledgers import Ledgers
 
 # by where a sender's data are captured: of the client's, of the server's
 _VANTAGE: dict[Any, c.Vantage] = {"at_sender": "client-side", "at_receiver": "server-side", "middle": "middle"}
@@ -111,6 +112,29 @@ def path_row(
         icmp_frames=tuple(c.Frame(*f) for f in w.icmp_frames),
         vantage=vantage.get(facts.get("captured_at"), "unknown"),
     )
+
+
+def silent_rows(ledgers: Ledgers, conn_id: dict[int, int]) -> list[c.Path]:
+    """The rows of the paths that no rule has anything to say about: what `path_row` gives, made out of columns."""
+    regular = ledgers.regular
+    at_least, sizes, connections = regular.largest_delivered, list(regular.sizes()), list(regular.connections())
+    return [
+        c.Path(
+            id=number,
+            sender=regular.senders[i],
+            receiver=regular.receivers[i],
+            verdict="no-fault" if at_least[i] else "unknown",
+            mtu_at_least=at_least[i] or None,
+            mtu_below=None,
+            icmp_mtu=None,
+            links=(),
+            connections=tuple(sorted([conn_id[k] for k in connections[i] if k in conn_id])),
+            messages_stuck=0,
+            sizes=tuple(map(_size_fate, sizes[i])),
+            vantage=_VANTAGE.get(regular.at[i], "unknown"),
+        )
+        for number, i in ledgers.others()
+    ]
 
 
 def finding_row(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .. import case as c
 from ..capture.packets import number_text
 from ..detect import mails, paths
 from ..detect.engine import ADDED, Draft, judge, screen
-from ..detect.facts import VOCABULARY, Subject, Value
+from ..detect.facts import Subject, Value
+from ..detect.regular_paths import PATH_SCREEN
 from ..detect.rule import RulePack
 from ..summary import HANGING, limits, summarize
 from ..tcp.path_mtu import UNHEARD_SENDS
 from .gathering import Gathered
-from .rows import connection_row, finding_row, message_row, passed_over_notes, path_row, seen_twice
+from .ledgers import Ledgers
+from .rows import connection_row, finding_row, message_row, passed_over_notes, path_row, seen_twice, silent_rows
 
 
 class Verdict:
@@ -27,29 +29,15 @@ class Verdict:
         self.pack = pack
         self.talks = run.talks
         self.by_key = {t.key: t for t in self.talks}
+        self.ledgers = Ledgers(run)
 
     def case(self) -> c.Case:
         run = self.run
         self._stray_icmp()
-        # where nothing but SYNs without an answer was seen there is no path to judge
-        ledgers = sorted((known for known in run.ledgers.values() if known.connections), key=self._ledger_order)
-        weighed, subjects, silent = [], [], []
-        may_fire = self._screen("path", tuple(VOCABULARY["path"].keys() - ADDED))
-        rows: dict[tuple[Value, ...], dict[str, Value]] = {}
-        for number, ledger in enumerate(ledgers, 1):
-            stuck = tuple(dict.fromkeys(m for v in ledger.views for m in v.stuck_messages))
-            w = paths.weigh(ledger, stuck)
-            w.subject.paths = (number,)
-            self._mail_facts(w, ledger)
-            weighed.append(w)
-            if not ledger.is_plain or may_fire(w.subject.facts):
-                subjects.append(w.subject)
-            else:
-                silent.append(w.subject)
-                # what comparisons and its row need: alike on many paths, and there may be very many
-                kept = {name: w.subject.facts[name] for name in ("captured_at", "ip_version", "mtu_at_least")}
-                w.subject.facts = rows.setdefault(tuple(kept.values()), kept)
+        self._look_closer()
+        weighed = [self._weighed(number, ledger) for number, ledger in sorted(self.ledgers.of.items())]
         self._compare_paths(weighed)
+        subjects = [w.subject for w in weighed]
         subjects += self._host_subjects(weighed)
         subjects.append(self._case_subject())
         # of other services (--all-tcp) nothing is asked but what their paths carry
@@ -57,8 +45,43 @@ class Verdict:
         subjects += mails.message_subjects(talks, run.points.of, self._screen("message", mails.MESSAGE_SCREEN))
         subjects += mails.connection_subjects(talks, self._screen("connection", mails.CONNECTION_SCREEN))
         subjects += mails.server_subjects(talks, self._screen("server", mails.SERVER_SCREEN), run.options.stripped)
-        drafts = judge(self.pack, subjects, silent=silent)
-        return self._finish(drafts, ledgers, weighed)
+        drafts = judge(self.pack, subjects, silent_at=self._silent_at)
+        return self._finish(drafts, weighed)
+
+    def _look_closer(self) -> None:
+        """Ledgers for paths on which a rule may fire; the others are silent. Most are alike in what the rules ask for."""
+        hanging = {(t.client[0], t.server[0]) for t in self.talks for m in t.mails if _hangs(m)}
+        for number in filter(None, map(self.ledgers.find, hanging)):
+            self.ledgers.look_at(number)
+        may_fire = self._screen("path", tuple(PATH_SCREEN - ADDED))
+        regular = self.ledgers.regular
+        answers: dict[tuple[Value, ...], bool] = {}
+        facts = list(regular.facts())
+        for number, i in list(self.ledgers.others()):
+            answer = answers.get(facts[i])
+            if answer is None:
+                answer = answers[facts[i]] = may_fire(regular.named(facts[i]))
+            if answer:
+                self.ledgers.look_at(number)
+
+    def _weighed(self, number: int, ledger: paths.PathLedger) -> paths.Weighed:
+        stuck = tuple(dict.fromkeys(m for v in ledger.views for m in v.stuck_messages))
+        w = paths.weigh(ledger, stuck)
+        w.subject.paths = (number,)
+        self._mail_facts(w, ledger)
+        return w
+
+    def _silent_at(self, host: str | None) -> Iterator[Subject]:
+        """Paths that no rule has anything to say about, from this host or to it: what was delivered there."""
+        regular = self.ledgers.regular
+        for number, i in self.ledgers.others_at(host):
+            largest: Value = regular.largest_delivered[i] or None
+            yield Subject("path", {"mtu_at_least": largest}, regular.senders[i], regular.receivers[i], paths=(number,))
+
+    def _delivered_silently(self, sender: str | None) -> list[int]:
+        """The largest packets that were delivered on each silent path of this sender."""
+        regular = self.ledgers.regular
+        return [regular.largest_delivered[i] for _, i in self.ledgers.others_at(sender) if regular.senders[i] == sender]
 
     def _host_subjects(self, weighed: list[paths.Weighed]) -> list[Subject]:
         """One subject per host that sends data on a path where something was lost."""
@@ -72,10 +95,11 @@ class Verdict:
                 # an MTU was tested where something as large as what broke elsewhere was sent
                 below = min(w.mtu_below_by_loss or 0 for w in broken)
                 tested = [w for w in own if w in broken or (w.mtu_at_least or 0) >= below]
+                silent = sum(1 for size in self._delivered_silently(sender) if size >= below)
                 subjects.append(
                     Subject(
                         kind="host",
-                        facts={"sender": sender, "paths_broken": len(broken), "paths_tested": len(tested)},
+                        facts={"sender": sender, "paths_broken": len(broken), "paths_tested": len(tested) + silent},
                         sender=sender,
                         connections=tuple(k for w in broken for k in w.subject.connections),
                         paths=tuple(n for w in broken for n in w.subject.paths),
@@ -103,27 +127,18 @@ class Verdict:
     def _screen(self, kind: str, known: tuple[str, ...]) -> mails.MayFire:
         return screen(self.pack, kind, known if self.run.options.shortcuts else ())
 
-    def _ledger_order(self, ledger: paths.PathLedger) -> tuple[int, int]:
-        first = min((self.by_key[k].start_ns, k) for k in ledger.connections)
-        client_sends = self.by_key[first[1]].client[0] == ledger.sender
-        return first[0], 0 if client_sends else 1
-
     def _stray_icmp(self) -> None:
         """ "Too big" that quotes a flow between hosts that we know, but no connection of theirs; and other unreachables."""
-        run = self.run
-        by_sender: dict[str, list[paths.PathLedger]] = defaultdict(list)
-        for known in run.ledgers.values():
-            by_sender[known.sender].append(known)
-        for e in run.icmp:
-            ledger: paths.PathLedger | None = run.ledgers.get((number_text(e.quoted_src), number_text(e.quoted_dst)))
+        for e in self.run.icmp:
+            number = self.ledgers.find((number_text(e.quoted_src), number_text(e.quoted_dst)))
             if not e.is_too_big:
-                if ledger is not None:
-                    ledger.other_errors.append(e)
-            elif (e.capture, e.frame) not in run.used_icmp:
-                if ledger is None and by_sender.get(number_text(e.dst)):
-                    ledger = by_sender[number_text(e.dst)][0]
-                if ledger is not None:
-                    ledger.stray_icmp.append(e)
+                if number is not None:
+                    self.ledgers.look_at(number).other_errors.append(e)
+            elif (e.capture, e.frame) not in self.run.used_icmp:
+                if number is None:
+                    number = self.ledgers.first_of(number_text(e.dst))
+                if number is not None:
+                    self.ledgers.look_at(number).stray_icmp.append(e)
 
     def _mail_facts(self, w: paths.Weighed, ledger: paths.PathLedger) -> None:
         """Which mails of this path passed and which hang, by size of mail and of packet (mail direction only)."""
@@ -134,11 +149,7 @@ class Verdict:
         records.sort(key=lambda m: m.start_ns or 0)
         refused = {"rejected", "deferred"}
         passed = [m for m in records if m.answered and m.outcome not in refused]
-        hung = [
-            m
-            for m in records
-            if m.answered is False and (m.stuck or m.outcome in ("end-of-data-timeout", "lost-connection"))
-        ]
+        hung = [m for m in records if _hangs(m)]
         f = w.subject.facts
         f["is_mail"] = any(self._is_listed(self.by_key[k]) for k in ledger.connections)
         f["mails_passed"], f["mails_hung"] = len(passed), len(hung)
@@ -187,7 +198,8 @@ class Verdict:
             if not isinstance(below, int):
                 continue
             others = [o for o in by_sender[w.subject.sender] if o is not w]
-            w.subject.facts["other_receivers_large_ok"] = sum(1 for o in others if (o.mtu_at_least or 0) >= below)
+            delivered = [o.mtu_at_least or 0 for o in others] + self._delivered_silently(w.subject.sender)
+            w.subject.facts["other_receivers_large_ok"] = sum(1 for size in delivered if size >= below)
             w.subject.facts["other_receivers_broken"] = sum(1 for o in others if o.mtu_below_by_loss is not None)
         self._compare_families(weighed)
         self._compare_directions(weighed)
@@ -208,6 +220,31 @@ class Verdict:
 
     def _compare_families(self, weighed: list[paths.Weighed]) -> None:
         """Whether the same two hosts, known by the names in EHLO and greeting, get large packets by the other IP version."""
+        bounded = [w for w in weighed if isinstance(w.subject.facts.get("mtu_below"), int)]
+        if not bounded:
+            return
+        names = self._host_names()
+        largest: dict[tuple[str | None, str | None, object], int] = defaultdict(int)
+        regular = self.ledgers.regular
+        silent = [
+            (regular.senders[i], regular.receivers[i], regular.ip_version[i], regular.largest_delivered[i])
+            for _, i in self.ledgers.others()
+        ]
+        known = [
+            (w.subject.sender, w.subject.receiver, w.subject.facts["ip_version"], w.mtu_at_least or 0) for w in weighed
+        ]
+        for sender, receiver, version, size in known + silent:
+            key = (names.get(sender), names.get(receiver), version)
+            largest[key] = max(largest[key], size)
+        for w in bounded:
+            f = w.subject.facts
+            ends = names.get(w.subject.sender), names.get(w.subject.receiver)
+            other = (*ends, 4 if f["ip_version"] == 6 else 6)
+            if None not in ends and other in largest:
+                f["other_family_ok"] = largest[other] >= f["mtu_below"]  # type: ignore[operator]
+
+    def _host_names(self) -> dict[str | None, str]:
+        """What hosts call themselves."""
         names: dict[str | None, str] = {}
         for t in self.talks:
             greeted = (t.banner_text or "").split(" ")[0].lower()
@@ -215,23 +252,11 @@ class Verdict:
                 names[t.server[0]] = greeted
             if t.dialogue.client_name and "." in t.dialogue.client_name:
                 names[t.client[0]] = t.dialogue.client_name.lower()
-        largest: dict[tuple[str, str, object], int] = defaultdict(int)
-        ends = {id(w): (names.get(w.subject.sender), names.get(w.subject.receiver)) for w in weighed}
-        for w in weighed:
-            sender, receiver = ends[id(w)]
-            if sender and receiver:
-                key = (sender, receiver, w.subject.facts["ip_version"])
-                largest[key] = max(largest[key], w.mtu_at_least or 0)
-        for w in weighed:
-            (sender, receiver), below = ends[id(w)], w.subject.facts.get("mtu_below")
-            if sender and receiver and isinstance(below, int):
-                other = (sender, receiver, 4 if w.subject.facts["ip_version"] == 6 else 6)
-                if other in largest:
-                    w.subject.facts["other_family_ok"] = largest[other] >= below
+        return names
 
     # ------------------------------------------------------------ ids and rows
 
-    def _finish(self, drafts: list[Draft], ledgers: list[paths.PathLedger], weighed: list[paths.Weighed]) -> c.Case:
+    def _finish(self, drafts: list[Draft], weighed: list[paths.Weighed]) -> c.Case:
         run = self.run
         named = {k for d in drafts for k in d.connections}
         listed = [t for t in self.talks if self._is_listed(t) or t.key in named]
@@ -253,10 +278,11 @@ class Verdict:
             interrupted=run.interrupted,
         )
         case.paths = [
-            path_row(number, ledger, w, verdicts.get(number), conn_id)
-            for number, (ledger, w) in enumerate(zip(ledgers, weighed, strict=True), 1)
-            if any(k in conn_id for k in ledger.connections)
+            path_row(w.subject.paths[0], ledger, w, verdicts.get(w.subject.paths[0]), conn_id)
+            for w, (_, ledger) in zip(weighed, sorted(self.ledgers.of.items()), strict=True)
         ]
+        case.paths += silent_rows(self.ledgers, conn_id)
+        case.paths = sorted((p for p in case.paths if p.connections), key=lambda p: p.id)
         path_id = {p.id: i for i, p in enumerate(case.paths, 1)}
         for p in case.paths:
             p.id = path_id[p.id]
@@ -267,3 +293,8 @@ class Verdict:
 
     def _is_listed(self, t: mails.Talk) -> bool:
         return t.dialogue.is_smtp or t.server[1] in self.run.options.ports
+
+
+def _hangs(m: mails.MailRecord) -> bool:
+    """The answer did not come, and the mail is not simply under way."""
+    return m.answered is False and m.in_data and (m.stuck or m.outcome in HANGING)

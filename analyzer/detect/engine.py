@@ -115,14 +115,14 @@ def judge(
     subjects: Sequence[Subject],
     fingerprint_key: bytes | None = None,
     *,
-    silent: Sequence[Subject] = (),
+    silent_at: Callable[[str], Iterable[Subject]] = lambda _: (),
 ) -> list[Draft]:
     """The findings about all subjects: causes first, then symptoms, then observations, each from the worst down.
 
-    silent: paths on which no rule fires (see `screen`), which others are compared with.
+    silent_at: the paths from or to a host on which no rule fires (see `screen`), which others are compared with.
     """
     hits = _ask(pack, subjects)
-    causes = _merge_hosts(_merge(hit for hit in hits if hit.grade.role == "cause"), [*subjects, *silent])
+    causes = _merge_hosts(_merge(hit for hit in hits if hit.grade.role == "cause"), subjects, silent_at)
     others = _merge((hit for hit in hits if hit.grade.role != "cause"), causes)
     groups = sorted(causes + others, key=_rank)
     drafts = [_word(group, fingerprint_key) for group in groups]
@@ -290,7 +290,9 @@ def _explanation_of(hit: _Hit, index: Mapping[tuple[str, str, object], _Group]) 
     return None
 
 
-def _merge_hosts(groups: list[_Group], subjects: Sequence[Subject]) -> list[_Group]:
+def _merge_hosts(
+    groups: list[_Group], subjects: Sequence[Subject], silent_at: Callable[[str], Iterable[Subject]]
+) -> list[_Group]:
     """Broken paths that begin (or end) at one host, and no path of that host that works: one finding of the host."""
     merged = groups
     if not any(group.first.rule.one_host_from for group in groups):
@@ -309,7 +311,10 @@ def _merge_hosts(groups: list[_Group], subjects: Sequence[Subject]) -> list[_Gro
                 rest.append(group)
         for (_, host), members in together.items():
             hits = [hit for group in members for hit in group.hits]
-            whole = host is not None and _is_host_wide(hits, paths.get(host, []))
+            whole = False
+            if host is not None:
+                silent = [subject for subject in silent_at(host) if getattr(subject, end) == host]
+                whole = _is_host_wide(hits, paths.get(host, []) + silent)
             rest += [_Group(hits, host=host)] if whole else members
         merged = rest
     return merged

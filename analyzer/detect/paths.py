@@ -125,7 +125,7 @@ class PathLedger:
     df_off: int = 0
     df_on: int = 0
     at: dict[At, int] = field(default_factory=_counts)
-    messages: list[int] = field(default_factory=list)
+    mails: int = 0  # sent on this path
     stray_icmp: list[IcmpError] = field(
         default_factory=list
     )  # "too big" about this path, but about no connection of it
@@ -209,7 +209,7 @@ class PathLedger:
         self.mss_own = self.mss_own or other.mss_own
         self.df_off += other.df_off
         self.df_on += other.df_on
-        self.messages += other.messages
+        self.mails += other.mails
         self.unanswered += other.unanswered
         self.capture_end_ns = max(self.capture_end_ns, other.capture_end_ns)
 
@@ -363,7 +363,7 @@ class _Weighing:
             "receiver": p.receiver,
             "captured_at": max(p.at, key=p.at.__getitem__) if len(p.at) > 1 else next(iter(p.at), "unknown"),
             "connections_total": len(p.connections),
-            "mails_total": len(p.messages),
+            "mails_total": p.mails,
             "rtt_s": p.rtt_s,
             "reverse_seen": p.reverse_seen,
             "mss_own": p.mss_own,

@@ -1,5 +1,5 @@
-"""Talks and ledgers of regular connections, straight from columns: what `mails.read_talk` and `path_mtu.examine` would
-say of them, in a twentieth of the time.
+"""Talks of regular connections, straight from columns: what `mails.read_talk` would say of them, in a twentieth of the
+time. (What they show of their paths stays in columns: regular_paths.py.)
 
 `tcp.regular` tells which connections of a group are regular and what their packets say; `smtp.plain` reads what was
 said in them. Here the two meet, in columns that hold a row for each mail and each connection; the records are made of
@@ -24,10 +24,9 @@ from ..smtp.terminator import LENGTH, Cuts, cuts
 from ..smtp.tls import TlsMail, read_session
 from ..tcp.connections import Bools, Ints
 from ..tcp.delivery import NOT_ACK, Delivery
-from ..tcp.regular import AT, CLOSED_BY, DELIVERED_DF_OFF, NEVER, UNDECIDED, Survey, survey
+from ..tcp.regular import AT, CLOSED_BY, NEVER, Survey, survey
 from .inside import PRINT_BYTES
 from .mails import MailRecord, Ref, Talk
-from .paths import PathLedger
 
 _FAR = np.int64(1) << 44  # larger than any offset: keeps streams apart in columns that run over all of them
 _WHOLE = cuts(0, ())
@@ -52,7 +51,6 @@ class RegularGroup:
         self.mails = 0
         if self.survey.regular.any():
             self._lay_out()
-            self._sizes()
             self.plain: Plain = read_plain(self.pieces)
             self.plain.plain &= self.survey.regular
             mails = self._make_mails(first_key, first_mail)
@@ -86,15 +84,6 @@ class RegularGroup:
         leaving = np.flatnonzero((t.flags & (FIN | RST)) != 0)
         self.leaving_at = np.searchsorted(leaving, d.bounds)
         self.leaving_ns = t.time_ns[leaving]
-
-    def _sizes(self) -> None:
-        s = self.survey
-        z = s.sizes
-        self.size_bounds = np.searchsorted(z.direction, np.arange(2 * len(self.delivery.group) + 1)).tolist()
-        self.sizes = list(zip(*(c.tolist() for c in z[1:]), strict=True))
-        self.sent_segments, self.lost_segments = s.sent_segments.tolist(), s.lost_segments.tolist()
-        self.delayed_ns, self.df_on, self.df_off = s.delayed_ns.tolist(), s.df_on.tolist(), s.df_off.tolist()
-        self.at, self.mss = s.at.tolist(), s.mss.tolist()
 
     # ------------------------------------------------------------ columns of mails
 
@@ -459,37 +448,6 @@ class RegularGroup:
                 )
             )
         self.mails += len(found)
-
-    def add_to(self, ledger: PathLedger, k: int, direction: int, talk: Talk) -> None:
-        """What `PathLedger.add` would do with the sighting of this direction (0: the client's data)."""
-        d = 2 * k + direction
-        ledger.connections.append(talk.key)
-        ledger.at[AT[self.at[d]]] += 1
-        ledgers: tuple[dict[int, list[int]], ...] = (ledger.delivered, ledger.lost, {}, ledger.delivered_df_off)
-        for fate, size, count, first, last in self.sizes[self.size_bounds[d] : self.size_bounds[d + 1]]:
-            if fate in (UNDECIDED, DELIVERED_DF_OFF):
-                ledger.undecided[size] += count
-            if fate == UNDECIDED:
-                continue
-            known = ledgers[fate]
-            entry = known.get(size)
-            if entry is None:
-                known[size] = [count, first, last]
-            else:
-                entry[0] += count
-                entry[1], entry[2] = min(entry[1], first), max(entry[2], last)
-        ledger.reverse_seen = True  # a regular connection has both sides
-        ledger.sent_segments += self.sent_segments[d]
-        ledger.lost_segments += self.lost_segments[d]
-        ledger.delayed_s = max(ledger.delayed_s, self.delayed_ns[d] / 1e9)
-        ledger.df_off += self.df_off[d]
-        ledger.df_on += self.df_on[d]
-        rtt = talk.rtt_s
-        if rtt is not None:
-            ledger.rtt_s = min(rtt, ledger.rtt_s) if ledger.rtt_s is not None else rtt
-        if self.mss[d ^ 1]:
-            ledger.mss_seen.add(self.mss[d ^ 1])
-        ledger.mss_own = ledger.mss_own or self.mss[d] or None
 
 
 class _View:
