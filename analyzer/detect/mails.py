@@ -11,7 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -135,7 +136,7 @@ def _is_masked(lines: tuple[str, ...]) -> bool:
 # Whether any rule can fire on a subject, asked with a few of its facts (engine.screen).
 MayFire = Callable[[Mapping[str, Value]], bool]
 MESSAGE_SCREEN = (
-    *("end_acked", "answered", "gave_up_by", "waited_s", "closed_in_data", "hold_back_s", "end_alone"),
+    *("end_acked", "answered", "gave_up_by", "closed_in_data", "hold_back_s", "end_alone"),
     *("helo_for_mask", "cut_at_3_or_4", "copies"),
 )
 CONNECTION_SCREEN = ("zero_window_s",)
@@ -564,34 +565,44 @@ SAME_SERVER = (
 def message_subjects(talks: Sequence[Talk], points: Mapping[int, int], may_fire: MayFire = _always) -> list[Subject]:
     """One subject per mail whose content had begun, if a rule may fire on it."""
     by_key = {t.key: t for t in talks}
-    mails = [m for t in talks for m in t.mails]
+    says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
+    answers: dict[tuple[Any, ...], bool] = {}
+    chosen = []
+    for t in talks:
+        helo_for_mask = t.masked and t.dialogue.helo == "HELO" and t.client[0] in says_ehlo
+        for m in t.mails:
+            # as good as the facts made of them; nearly all mails are alike in these
+            told = (*_told(m), helo_for_mask)
+            fires = answers.get(told)
+            if fires is None:
+                fires = answers[told] = may_fire(_screened(m, helo_for_mask))
+            if fires and m.in_data:
+                chosen.append((m, t))
+    servers, clients = {t.server[0] for _, t in chosen}, {t.client[0] for _, t in chosen}
     by_server: dict[str, Counter[str]] = defaultdict(Counter)
     cut_places: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
-    says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
-    for m in mails:
-        t = by_key[m.talk]
-        by_server[t.server[0]].update(_comparable(m))
-        if m.cuts:
-            cut_places[t.client[0]][m.cuts.cut_at] += 1
-    subjects = [
-        _message_subject(m, by_key[m.talk], by_server[by_key[m.talk].server[0]], cut_places, says_ehlo)
-        for m in mails
-        if m.in_data and may_fire(_screened(m, by_key[m.talk], says_ehlo))
-    ]
-    return subjects + [_copy_subject(copy, by_key) for copy in _copies(mails, by_key, points)]
+    for t in talks:
+        if t.server[0] in servers:
+            by_server[t.server[0]].update(name for m in t.mails for name in _comparable(m))
+        if t.client[0] in clients:
+            cut_places[t.client[0]].update(m.cuts.cut_at for m in t.mails if m.cuts)
+    subjects = [_message_subject(m, t, by_server[t.server[0]], cut_places, says_ehlo) for m, t in chosen]
+    return subjects + [_copy_subject(copy, by_key) for copy in _copies(talks, points)]
 
 
-def _screened(m: MailRecord, t: Talk, says_ehlo: set[str]) -> dict[str, Value]:
+_told = attrgetter("end_acked", "answered", "gave_up_by", "closed_in_data", "hold_back_s", "end_alone", "cuts")
+
+
+def _screened(m: MailRecord, helo_for_mask: bool) -> dict[str, Value]:
     """The facts of MESSAGE_SCREEN as `_message_subject` gives them."""
     return {
         "end_acked": m.end_acked,
         "answered": m.answered,
         "gave_up_by": m.gave_up_by,
-        "waited_s": m.waited_s,
         "closed_in_data": m.closed_in_data,
         "hold_back_s": m.hold_back_s,
         "end_alone": m.end_alone,
-        "helo_for_mask": t.dialogue.helo == "HELO" and t.masked and t.client[0] in says_ehlo,
+        "helo_for_mask": helo_for_mask,
         "cut_at_3_or_4": (3 in m.cuts.cut_at or 4 in m.cuts.cut_at) if m.cuts else None,
     }
 
@@ -705,15 +716,16 @@ class _Copy:
     later: MailRecord
 
 
-def _copies(mails: Iterable[MailRecord], talks: dict[int, Talk], points: Mapping[int, int]) -> list[_Copy]:
+def _copies(talks: Sequence[Talk], points: Mapping[int, int]) -> list[_Copy]:
     """Every mail that follows a copy of itself, with that copy; the same mail seen at two points of capture is one."""
+    bodies = Counter([m.body_print for t in talks for m in t.mails])
+    again = {body for body, count in bodies.items() if count > 1 and body is not None}
     same: dict[tuple[Any, ...], list[MailRecord]] = defaultdict(list)
-    for m in mails:
-        if m.body_print is not None and m.mail_from is not None and m.recipients and m.start_ns is not None:
-            talk = talks[m.talk]
-            same[(points.get(talk.first_frame[0], 0), talk.client[0], m.mail_from, m.recipients, m.body_print)].append(
-                m
-            )
+    for t in talks if again else ():
+        for m in t.mails:
+            if m.body_print in again and m.mail_from is not None and m.recipients and m.start_ns is not None:
+                point = points.get(t.first_frame[0], 0)
+                same[(point, t.client[0], m.mail_from, m.recipients, m.body_print)].append(m)
     out = []
     for group in same.values():
         group.sort(key=lambda m: m.start_ns or 0)
@@ -826,56 +838,71 @@ def server_subjects(
     """
     by_server: dict[tuple[str, str, int], list[Talk]] = defaultdict(list)
     offers: Counter[str] = Counter()
-    says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
+    greetings: dict[int, _Greetings] = {}  # by the identity of the dialogue, which many talks share
     for t in talks:
-        by_server[(t.client[0], t.server[0], t.server[1])].append(t)
-        if "STARTTLS" in t.dialogue.keywords:
+        by_server[t.client[0], *t.server].append(t)
+        told = greetings.get(id(t.dialogue))
+        if told is None:
+            told = greetings[id(t.dialogue)] = _Greetings.of(t.dialogue)
+        if told.offers_starttls:
             offers[t.server[0]] += 1
-    plain: dict[int, bool] = {}
+    answers: dict[tuple[int, int, int], bool] = {}
+    says_ehlo: set[str] | None = None
     subjects = []
     for (_, *server), group in by_server.items():
+        said = [greetings[id(t.dialogue)] for t in group]
         proven = tuple(server) in stripped
-        if proven or not all(_is_plain(t, plain) for t in group) or may_fire(_screened_server(group, offers)):
-            subject = _server_subject(group, offers, says_ehlo)
-            if proven:
-                subject.facts |= {"starttls_differs": True}
-                if subject.facts["starttls_masked"] == "possible":
-                    subject.facts["starttls_masked"] = "certain"
-            subjects.append(subject)
+        if not proven and all(one.plain for one in said):
+            lines = next((one.lines for one in said if one.lines), 0)
+            facts = (lines, sum(one.lacks_starttls for one in said), offers[server[0]])
+            if facts not in answers:
+                answers[facts] = may_fire(_screened_server(*facts))
+            if not answers[facts]:
+                continue
+        if says_ehlo is None:
+            says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
+        subject = _server_subject(group, offers, says_ehlo)
+        if proven:
+            subject.facts |= {"starttls_differs": True}
+            if subject.facts["starttls_masked"] == "possible":
+                subject.facts["starttls_masked"] = "certain"
+        subjects.append(subject)
     return subjects
 
 
-def _is_plain(t: Talk, known: dict[int, bool]) -> bool:
-    """Nothing in this dialogue is masked or refused. Dialogues that many talks share are looked at once."""
-    d = t.dialogue
-    plain = known.get(id(d))
-    if plain is None:
-        plain = known[id(d)] = not (
+class _Greetings(NamedTuple):
+    """What a dialogue tells of its server."""
+
+    plain: bool  # nothing is masked or refused
+    lines: int  # of the greeting; 0: there was none
+    offers_starttls: bool
+    lacks_starttls: bool  # in a reply to EHLO, before TLS
+
+    @classmethod
+    def of(cls, d: Dialogue) -> _Greetings:
+        keywords = d.keywords
+        odd = (
             (d.greeting and any(_is_masked((line,)) for line in d.greeting.lines))
-            or banner.masked_keywords(d.keywords)
+            or banner.masked_keywords(keywords)
             or banner.masked_commands(c.verb for c in d.commands)
             or any(c.verb == "EHLO" and c.reply and c.reply.code in (500, 502) for c in d.commands)
         )
-    return plain
+        offers = "STARTTLS" in keywords
+        lacks = bool(keywords) and not offers and d.helo == "EHLO" and d.tls == "none"
+        return cls(not odd, len(d.greeting.lines) if d.greeting else 0, offers, lacks)
 
 
-def _screened_server(group: list[Talk], offers: Counter[str]) -> dict[str, Value]:
+def _screened_server(lines: int, missing: int, offered: int) -> dict[str, Value]:
     """The facts of SERVER_SCREEN of plain talks, as `_server_subject` gives them."""
-    greeting = next((t.dialogue.greeting for t in group if t.dialogue.greeting), None)
-    missing = sum(
-        1
-        for t in group
-        if (d := t.dialogue).keywords and d.helo == "EHLO" and d.tls == "none" and "STARTTLS" not in d.keywords
-    )
     return {
-        "banner_lines": len(greeting.lines) if greeting else 0,
+        "banner_lines": lines,
         "banner_masked_lines": 0,
         "banner_masked": False,
         "ehlo_masked_keywords": 0,
         "masked_commands": 0,
         "ehlo_refused": False,
         "starttls_missing": missing,
-        "starttls_offered_elsewhere": offers[group[0].server[0]],
+        "starttls_offered_elsewhere": offered,
     }
 
 
