@@ -317,7 +317,7 @@ class _Sparse:
             packets=PacketTable.concat([batch.packets for batch in batches]),
             icmp=[error for batch in batches for error in batch.icmp],
             counts=dict(counts),
-            tcp_ports=np.sum([batch.tcp_ports for batch in batches], axis=0),
+            tcp_ports=np.sum([b.tcp_ports for b in batches if b.tcp_ports is not None], axis=0),
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ def sliding(buffer: Bytes, dtype: str) -> npt.NDArray[np.void]:
 
 # Lanes begin this far apart: far enough that finding their beginnings (some hundred bytes are looked at for each)
 # costs little, near enough that a window of 16 MiB gives a few hundred to step together.
-LANE_BYTES = 32 << 10
+LANE_BYTES = 48 << 10
 # Fewer lanes than this are not quicker than the plain walk.
 MIN_LANES = 32
 # How far behind its place a lane looks for a record header: a full frame and its header fit in.
@@ -101,7 +102,7 @@ def lanes(buffer: Bytes, first: Starts, end: int, layout: Layout) -> Starts | No
     while len(at) > FEW_LANES:
         path = np.empty((STEPS + 1, len(at)), np.int64)
         path[0] = at
-        for here, there in zip(path, path[1:], strict=False):
+        for here, there in pairwise(path):
             try:
                 told = length[here]
             except IndexError:  # a lane has left the buffer, by far or by what is no length

@@ -28,6 +28,10 @@ PADDING_BYTES = 512
 # the decoder looks back into for a handshake), one to spare.
 MAX_BUFFERS = 4
 
+# Freed memory is kept for the next array, not given back to the system to be fetched again page by page, once a block of
+# such a size has been freed (glibc: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD grow with it; elsewhere it does nothing).
+_KEPT_BYTES = 4 << 20
+
 # What getrefcount says of an object that a list holds and nobody else (versions of Python count differently).
 _HELD = [np.empty(1)]
 HELD_BY_A_LIST_ONLY = sys.getrefcount(_HELD[0])
@@ -48,6 +52,7 @@ class Windows:
     """
 
     def __init__(self, stream: Stream, *, window_bytes: int = WINDOW_BYTES, max_bytes: int | None = None) -> None:
+        np.empty(_KEPT_BYTES, np.uint8)
         self._stream = stream
         self._window_bytes = window_bytes
         self._max_bytes = max_bytes

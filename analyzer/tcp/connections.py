@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ LINGER_S = 2.0
 # Longer than the longest silence of a live SMTP session: 10 minutes at the end of data (RFC 5321 4.5.3.2.6), and than
 # the longest gap between two resends (120 s on Linux and BSD).
 IDLE_S = 1200.0
+LINGER_NS, IDLE_NS = int(LINGER_S * 1e9), int(IDLE_S * 1e9)
 # What the packets of all open connections may take together, in bytes: with what reading and judging need beside it, the
 # process stays below half a gigabyte. One connection may take all of it: a mail of 100 MB fits in.
 BUDGET_BYTES = 192 << 20
@@ -118,8 +120,8 @@ class _Rows(NamedTuple):
     ack: npt.NDArray[np.uint32]
     payload_bytes: npt.NDArray[np.int32]
 
-    def take(self, rows: Array) -> _Rows:
-        return _Rows._make(column[rows] for column in self)
+    def take(self, rows: Ints) -> _Rows:
+        return _Rows._make(column.take(rows) for column in self)
 
     def then(self, more: _Rows) -> _Rows:
         columns: Iterator[tuple[Array, Array]] = zip(self, more, strict=True)
@@ -127,6 +129,26 @@ class _Rows(NamedTuple):
 
 
 _NO_ROWS = _Rows._make(np.empty(0, dtype) for dtype in ("i8", "u8", "?", "i8", "u2", "u4", "u4", "i4"))
+
+
+class _Sorted:
+    """Rows in the order of their connections, in columns as far as they are looked at all over."""
+
+    def __init__(self, held: _Rows, order: Ints) -> None:
+        self.held = held
+        self.order = order  # where each row stands in `held`
+
+    @cached_property
+    def time_ns(self) -> Ints:
+        return self.held.time_ns.take(self.order)
+
+    @cached_property
+    def flags(self) -> npt.NDArray[np.uint16]:
+        return self.held.flags.take(self.order)
+
+    @cached_property
+    def swapped(self) -> Bools:
+        return self.held.swapped.take(self.order)
 
 
 class _Kept(NamedTuple):
@@ -293,13 +315,13 @@ class Tracker:
             return Group(PacketTable.empty(), np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, bool))
         number = _numbered(held.key)
         order = _grouped(number)
-        rows = held.take(order)
         number = number[order]
+        rows = _Sorted(held, order)
         new = np.empty(n, bool)
         new[0] = True
         np.not_equal(number[1:], number[:-1], out=new[1:])
-        _split_flows(rows, number, new)
-        conn = np.cumsum(new) - 1
+        closes = _Closes(rows)
+        _split_flows(rows, closes, number, new)
         first = np.append(np.flatnonzero(new), n)
         # a connection behind which another one of its flow began gets no more packets
         followed = number[first[1:-1]] == number[first[1:-1] - 1]
@@ -307,55 +329,52 @@ class Tracker:
         if clock_ns is None:
             over[:] = True
         else:
-            over |= _is_over(rows, first, clock_ns)
+            over |= _is_over(rows, closes, first, clock_ns)
             over |= self._beyond_budget(rows, first, over)
-        stays = ~over[conn]
-        stay = np.sort(order[stays])
+        count = np.diff(first)
+        staying = np.zeros(n, bool)
+        staying[order[np.repeat(~over, count)]] = True
         heads = self._heads_among(rows, first, np.append(False, followed), over) if self.continues else None
-        leaves = ~stays
         if heads is not None:
-            leaves &= ~heads[conn]
             over &= ~heads
-        if not leaves.all():
-            rows, order = rows.take(leaves), order[leaves]
-            count = np.diff(first)[over]
-            first = np.concatenate(([0], np.cumsum(count)))
-            conn = np.repeat(np.arange(len(count)), count)
-        group = self._group(rows, conn, first)
-        self._open = held.take(stay)
+        if not over.all():
+            rows = _Sorted(held, order[np.repeat(over, count)])
+            first = np.append(0, np.cumsum(count[over]))
+        group = self._group(rows, first)
+        self._open = held.take(np.flatnonzero(staying))
         self._open = self._open._replace(place=self._shelf.clear(self._open.place))
         return group
 
-    def _heads_among(self, rows: _Rows, first: Ints, behind: Bools, over: Bools) -> Bools | None:
+    def _heads_among(self, rows: _Sorted, first: Ints, behind: Bools, over: Bools) -> Bools | None:
         """Which of the connections that are over began before this part: no SYN, and nothing of their flow before them.
 
         Their packets are laid aside; the flows of the others are noted.
         """
-        head = first[:-1]
-        syn = (rows.flags[head] & (SYN | ACK)) == SYN
+        head = rows.held.take(rows.order[first[:-1]])
+        syn = (head.flags & (SYN | ACK)) == SYN
         heads: Bools = over & ~behind & ~syn
         if heads.any() and self._gone:
-            heads &= ~np.isin(rows.key[head], np.concatenate([key for key, _, _ in self._gone]))
+            heads &= ~np.isin(head.key, np.concatenate([key for key, _, _ in self._gone]))
         if heads.any():
-            mine = np.repeat(heads, np.diff(first))
-            self._heads.append(self._shelf.rows(np.sort(rows.place[mine])).detach())
-        gone = head[over]
-        isn = np.where(syn[over], rows.seq[gone].astype(np.int64), -1)
-        self._gone.append((rows.key[gone], rows.swapped[gone], isn))
+            mine = rows.order[np.repeat(heads, np.diff(first))]
+            self._heads.append(self._shelf.rows(np.sort(rows.held.place[mine])).detach())
+        isn = np.where(syn, head.seq.astype(np.int64), -1)
+        self._gone.append((head.key[over], head.swapped[over], isn[over]))
         return heads if heads.any() else None
 
-    def _beyond_budget(self, rows: _Rows, first: Ints, over: Bools) -> Bools:
+    def _beyond_budget(self, rows: _Sorted, first: Ints, over: Bools) -> Bools:
         """The connections to let go so that the others take half of the budget: those that were silent longest.
 
         Besides, whatever has more packets than one connection may have.
         """
-        most = int(rows.payload_bytes.sum(dtype=np.int64)) + ROW_BYTES * len(rows.place)
+        most = int(rows.held.payload_bytes.sum(dtype=np.int64)) + ROW_BYTES * len(rows.order)
         spent: Bools = (np.diff(first) > CONNECTION_PACKETS) & ~over
         self.let_go += int(spent.sum())
         over = over | spent
         if most <= self.budget_bytes:  # nearly always
             return spent
-        payload = self._shelf.rows(rows.place).payload_captured  # what was cut off by the snap length takes nothing
+        # what was cut off by the snap length takes nothing
+        payload = self._shelf.rows(rows.held.place[rows.order]).payload_captured
         cost = np.add.reduceat(payload, first[:-1], dtype=np.int64) + ROW_BYTES * np.diff(first)
         cost[over] = 0
         if cost.sum() <= self.budget_bytes:
@@ -368,25 +387,26 @@ class Tracker:
         self.let_go += int(quiet.sum())
         return spent | quiet
 
-    def _group(self, rows: _Rows, conn: Ints, first: Ints) -> Group:
-        if not len(conn):
+    def _group(self, rows: _Sorted, first: Ints) -> Group:
+        if not len(rows.order):
             return Group(PacketTable.empty(), np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, bool))
-        client, known = self._clients(rows, conn, first)
-        # Within each connection the client's rows go first: a row's new place is the number of its like before it.
-        from_server = rows.swapped != client[conn]
-        servers = np.cumsum(from_server) - from_server
-        before = servers - servers[first[:-1]][conn]
-        to_server = np.diff(first) - np.add.reduceat(from_server, first[:-1], dtype=np.int64)
+        client, known = self._clients(rows, first)
+        # Within each connection the client's rows go first; each side keeps its order.
+        count = np.diff(first)
+        from_server = rows.swapped != np.repeat(client, count)
+        to_client = np.add.reduceat(from_server, first[:-1], dtype=np.int64)
+        to_server = count - to_client
+        servers = np.repeat(np.tile([False, True], len(count)), np.stack((to_server, to_client), axis=1).reshape(-1))
+        source = rows.held.place.take(rows.order)
+        place = np.empty(len(source), np.int64)
+        place[servers], place[~servers] = source[from_server], source[~from_server]
         middle = first[:-1] + to_server
-        at = np.where(from_server, middle[conn] + before, np.arange(len(conn)) - before)
-        place = np.empty(len(conn), np.int64)
-        place[at] = rows.place
         return Group(self._shelf.rows(place), first, middle, known)
 
-    def _clients(self, rows: _Rows, conn: Ints, first: Ints) -> tuple[Bools, Bools]:
+    def _clients(self, rows: _Sorted, first: Ints) -> tuple[Bools, Bools]:
         """Per connection: does the client's side run `swapped`; and is that known from the handshake."""
         known = np.zeros(len(first) - 1, bool)
-        heads = self._shelf.rows(rows.place[first[:-1]])
+        heads = self._shelf.rows(rows.held.place[rows.order[first[:-1]]])
         sport, dport = heads.src_port, heads.dst_port
         row_swapped = rows.swapped[first[:-1]]
         served = np.zeros(65536, bool)
@@ -396,50 +416,55 @@ class Tracker:
         client = np.where(to_server, row_swapped, ~row_swapped)
         syn = np.flatnonzero(rows.flags & SYN)[::-1]  # the earliest wins
         pure = (rows.flags[syn] & ACK) == 0
-        client[conn[syn]] = np.where(pure, rows.swapped[syn], ~rows.swapped[syn])
-        known[conn[syn]] = True
+        conn = np.searchsorted(first, syn, side="right") - 1
+        client[conn] = np.where(pure, rows.swapped[syn], ~rows.swapped[syn])
+        known[conn] = True
         return client, known
 
 
-def _split_flows(rows: _Rows, number: npt.NDArray[np.int32], new: Bools) -> None:
+def _split_flows(rows: _Sorted, closes: _Closes, number: npt.NDArray[np.int32], new: Bools) -> None:
     """Mark in `new` where a flow's ports were used again: a SYN with another ISN, or a packet long after the close."""
     # SYN of either kind whose ISN differs from the last SYN of the same side in this flow
     syn = np.flatnonzero(rows.flags & SYN)
     if len(syn):
         side = number[syn].astype(np.int64) * 2 + rows.swapped[syn]
-        syn = syn[np.argsort(side, kind="stable")]
-        side = number[syn].astype(np.int64) * 2 + rows.swapped[syn]
+        by_side = np.argsort(side, kind="stable")
+        syn, side = syn[by_side], side[by_side]
+        seq = rows.held.seq[rows.order[syn]]
         pure = (rows.flags[syn] & ACK) == 0
         follows = np.zeros(len(syn), bool)
         follows[1:] = side[1:] == side[:-1]
         other_isn = follows.copy()
-        other_isn[1:] &= rows.seq[syn[1:]] != rows.seq[syn[:-1]]
+        other_isn[1:] &= seq[1:] != seq[:-1]
         new[syn[pure & other_isn]] = True
         # a first SYN in mid-flow, when the capture began inside the previous connection
         _begin_in_mid_flow(rows.flags, new, syn[pure & ~follows])
-    gap = np.zeros(len(new), np.int64)
-    gap[1:] = rows.time_ns[1:] - rows.time_ns[:-1]
-    new |= gap > IDLE_S * 1e9
-    pauses = np.flatnonzero((gap > LINGER_S * 1e9) & ~new)
+    gap = rows.time_ns[1:] - rows.time_ns[:-1]
+    pauses = np.flatnonzero(gap > LINGER_NS) + 1
+    new[pauses[gap[pauses - 1] > IDLE_NS]] = True
+    pauses = pauses[~new[pauses]]
     if len(pauses):
-        _split_closed(rows, new, pauses)
+        _split_closed(closes, new, pauses)
     if len(syn) and follows.any():
         # what a SYN was compared with belongs to a connection that is over: to its own it is the first one
-        start = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
         before = np.append(-1, syn[:-1])
-        _begin_in_mid_flow(rows.flags, new, syn[pure & follows & (before < start[syn])])
+        _begin_in_mid_flow(rows.flags, new, syn[pure & follows & (before < _last(np.flatnonzero(new), syn + 1))])
 
 
-def _split_closed(rows: _Rows, new: Bools, pauses: Ints) -> None:
+def _split_closed(closes: _Closes, new: Bools, pauses: Ints) -> None:
     """A packet after a pause, behind the close, begins a connection of its own."""
-    closes = _Closes(rows)
-    start = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
+    begin = _last(np.flatnonzero(new), pauses)
+    closed = closes.both_fins(pauses, begin)
     last = 0
-    for i in pauses[closes.both_fins(pauses, start[pauses - 1])].tolist():
-        begin = max(int(start[i - 1]), last)
-        if closes.in_order(np.array([i]), np.array([begin]))[0]:
+    for i, start in zip(pauses[closed].tolist(), begin[closed].tolist(), strict=True):
+        if closes.in_order(np.array([i]), np.array([max(start, last)]))[0]:
             new[i] = True
             last = i
+
+
+def _last(places: Ints, before: Ints) -> Ints:
+    """For each of `before`: the last of these places (ascending) before it; -1 where there is none."""
+    return np.append(-1, places)[np.searchsorted(places, before)]
 
 
 def _begin_in_mid_flow(flags: npt.NDArray[Any], new: Bools, syn: Ints) -> None:
@@ -449,10 +474,11 @@ def _begin_in_mid_flow(flags: npt.NDArray[Any], new: Bools, syn: Ints) -> None:
             new[i] = True
 
 
-def _is_over(rows: _Rows, first: Ints, clock_ns: int) -> Bools:
+def _is_over(rows: _Sorted, closes: _Closes, first: Ints, clock_ns: int) -> Bools:
     quiet = clock_ns - rows.time_ns[first[1:] - 1]
-    over: Bools = quiet > IDLE_S * 1e9
-    over |= (quiet > LINGER_S * 1e9) & _Closes(rows).in_order(first[1:], first[:-1])
+    over: Bools = quiet > IDLE_NS
+    quiet_ones = np.flatnonzero((quiet > LINGER_NS) & ~over)
+    over[quiet_ones] = closes.in_order(first[1:][quiet_ones], first[:-1][quiet_ones])
     return over
 
 
@@ -473,31 +499,32 @@ class _Closes:
     A FIN behind lost data does not close a connection: the data is still being sent again (RFC 9293 section 3.6).
     """
 
-    def __init__(self, rows: _Rows) -> None:
+    def __init__(self, rows: _Sorted) -> None:
         self.rows = rows
-        numbers = np.arange(len(rows.place))
-        fin, ack = (rows.flags & FIN) != 0, (rows.flags & ACK) != 0
+        fins = np.flatnonzero(rows.flags & FIN)
+        swapped = rows.swapped[fins]
+        self.fins = fins[swapped], fins[~swapped]
 
-        def last(mask: Bools) -> Ints:
-            """Per row: the last one up to it for which `mask` holds, whatever connection that belongs to."""
-            found: Ints = np.maximum.accumulate(np.where(mask, numbers, -1))
-            return found
-
-        self.fins = last(fin & rows.swapped), last(fin & ~rows.swapped)
-        self.acks = last(ack & ~rows.swapped), last(ack & rows.swapped)
+    @cached_property
+    def acks(self) -> tuple[Ints, Ints]:
+        """Rows that acknowledge what the one side, and the other, sent."""
+        ack = (self.rows.flags & ACK) != 0
+        return np.flatnonzero(ack & ~self.rows.swapped), np.flatnonzero(ack & self.rows.swapped)
 
     def both_fins(self, end: Ints, begin: Ints) -> Bools:
         """Per pair: both sides sent a FIN in rows begin:end."""
-        both: Bools = (self.fins[0][end - 1] >= begin) & (self.fins[1][end - 1] >= begin)
+        both: Bools = (_last(self.fins[0], end) >= begin) & (_last(self.fins[1], end) >= begin)
         return both
 
     def in_order(self, end: Ints, begin: Ints) -> Bools:
         """Per pair: the connection whose rows are begin:end had closed in order."""
-        rows = self.rows
+        held, order = self.rows.held, self.rows.order
         closed = self.both_fins(end, begin)
+        pairs = np.flatnonzero(closed)
+        end, begin = end[pairs], begin[pairs]
         for fins, acks in zip(self.fins, self.acks, strict=True):
-            f, a = fins[end - 1], acks[end - 1]
-            closed &= a >= begin
-            fin_end = (rows.seq[f].astype(np.int64) + rows.payload_bytes[f] + 1) & 0xFFFFFFFF
-            closed &= fin_end == rows.ack[a]
+            a = _last(acks, end)
+            fin, ack = order[_last(fins, end)], order[a]
+            fin_end = (held.seq[fin].astype(np.int64) + held.payload_bytes[fin] + 1) & 0xFFFFFFFF
+            closed[pairs] &= (a >= begin) & (fin_end == held.ack[ack])
         return closed
