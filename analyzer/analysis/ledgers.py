@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
-
 import numpy as np
 
 from ..detect.paths import PathLedger
@@ -15,8 +12,8 @@ from .gathering import Gathered
 class Ledgers:
     """The paths, numbered from 1 in the order of their first connections, the client's data before the server's.
 
-    `of`: number -> ledger, of paths with odd connections and of those that `look_at` was asked for. All others are
-    known by the columns of `regular` alone.
+    `of`: number -> ledger, of paths with odd connections and of those that `look_at` was asked for.
+    `silent`: number in `regular` -> number, of all others: nothing is known of them but columns.
     """
 
     def __init__(self, run: Gathered) -> None:
@@ -37,45 +34,37 @@ class Ledgers:
         from_server = [t.client[0] != ledger.sender for t, ledger in zip(first_of_odd, odd, strict=True)]
         direction = np.append(self.regular.first_from_server[regular], from_server)
         start_ns = np.array([t.start_ns for t in talks], np.int64)[key - 1]
-        place = np.empty(len(key), np.int64)
-        place[np.lexsort((key, direction, start_ns))] = np.arange(1, len(key) + 1)
-        self.count = len(key)
-        self._regular_at: dict[int, int] = dict(zip(place.tolist(), regular.tolist(), strict=False))
-        self.of: dict[int, PathLedger] = dict(zip(place[len(regular) :].tolist(), odd, strict=True))
+        number = np.empty(len(key), np.int64)
+        number[np.lexsort((key, direction, start_ns))] = np.arange(1, len(key) + 1)
+        regular_numbers, odd_numbers = np.split(number, [len(regular)])
+        self.silent: dict[int, int] = dict(zip(regular.tolist(), regular_numbers.tolist(), strict=True))
+        self.of: dict[int, PathLedger] = dict(zip(odd_numbers.tolist(), odd, strict=True))
+        self._between = {(ledger.sender, ledger.receiver): ledger for ledger in odd}
+        self._first_from: dict[str, PathLedger | None] = {}
 
-    def look_at(self, number: int) -> PathLedger:
-        """The ledger of this path, which from now on is one of `of`."""
-        if number not in self.of:
-            self.of[number] = self.regular.ledger(self._regular_at.pop(number))
-        return self.of[number]
+    def look_at(self, i: int) -> PathLedger:
+        """The ledger of a path that was silent until now, by its number in `regular`."""
+        ledger = self.regular.ledger(i)
+        self.of[self.silent.pop(i)] = self._between[ledger.sender, ledger.receiver] = ledger
+        return ledger
 
-    def find(self, ends: Ends) -> int | None:
-        """The number of the path between them."""
-        return self._number_of.get(ends)
+    def between(self, ends: Ends) -> PathLedger | None:
+        """The ledger of the path between them, if there is such a path."""
+        i = self.regular.find(ends)
+        return self.look_at(i) if i in self.silent else self._between.get(ends)
 
-    def first_of(self, sender: str) -> int | None:
-        """The first path on which this host sends."""
-        return min((number for ends, number in self._number_of.items() if ends[0] == sender), default=None)
+    def first_from(self, sender: str) -> PathLedger | None:
+        """The ledger of the first path on which this host sends."""
+        if sender not in self._first_from:  # remembered: ICMP errors may come in floods
+            numbers = {number: ledger for number, ledger in self.of.items() if ledger.sender == sender}
+            silent = {self.silent[i]: i for i in self.silent_from(sender)}
+            first = min([*numbers, *silent], default=0)
+            self._first_from[sender] = self.look_at(silent[first]) if first in silent else numbers.get(first)
+        return self._first_from[sender]
 
-    @cached_property
-    def _number_of(self) -> dict[Ends, int]:
-        numbers = {(ledger.sender, ledger.receiver): number for number, ledger in self.of.items()}
-        regular = self.regular
-        for number, i in self._regular_at.items():
-            numbers[regular.senders[i], regular.receivers[i]] = number
-        return numbers
-
-    def others(self) -> Iterator[tuple[int, int]]:
-        """(number of the path, its number in `regular`) of those that have no ledger."""
-        return iter(self._regular_at.items())
-
-    def others_at(self, host: str | None) -> list[tuple[int, int]]:
-        """Those of them that begin or end at this host."""
-        return [(number, i) for i in self.regular.touching(host) if (number := self._number_at.get(i)) is not None]
-
-    @cached_property
-    def _number_at(self) -> dict[int, int]:
-        return {i: number for number, i in self._regular_at.items()}
+    def silent_from(self, sender: str | None) -> list[int]:
+        """The silent paths on which this host sends, by their numbers in `regular`."""
+        return [i for i in self.regular.touching(sender) if i in self.silent and self.regular.senders[i] == sender]
 
 
 def _together(one: PathLedger, other: PathLedger) -> PathLedger:

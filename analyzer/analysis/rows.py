@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from .. import case as c
 from ..detect import mails, paths
 from ..detect.engine import Draft
@@ -117,23 +119,30 @@ def path_row(
 def silent_rows(ledgers: Ledgers, conn_id: dict[int, int]) -> list[c.Path]:
     """The rows of the paths that no rule has anything to say about: what `path_row` gives, made out of columns."""
     regular = ledgers.regular
-    at_least, sizes, connections = regular.largest_delivered, list(regular.sizes()), list(regular.connections())
+    listed = np.zeros(len(regular.talks) + 1, np.int64)
+    listed[list(conn_id)] = list(conn_id.values())
+    columns = zip(
+        *(regular.senders, regular.receivers, regular.largest_delivered, regular.at),
+        *(regular.connections(listed), regular.sizes(_size_fate)),
+        strict=True,
+    )
     return [
         c.Path(
-            id=number,
-            sender=regular.senders[i],
-            receiver=regular.receivers[i],
-            verdict="no-fault" if at_least[i] else "unknown",
-            mtu_at_least=at_least[i] or None,
+            id=ledgers.silent[i],
+            sender=sender,
+            receiver=receiver,
+            verdict="no-fault" if largest else "unknown",
+            mtu_at_least=largest or None,
             mtu_below=None,
             icmp_mtu=None,
             links=(),
-            connections=tuple(sorted([conn_id[k] for k in connections[i] if k in conn_id])),
+            connections=connections,
             messages_stuck=0,
-            sizes=tuple(map(_size_fate, sizes[i])),
-            vantage=_VANTAGE.get(regular.at[i], "unknown"),
+            sizes=sizes,
+            vantage=_VANTAGE.get(at, "unknown"),
         )
-        for number, i in ledgers.others()
+        for i, (sender, receiver, largest, at, connections, sizes) in enumerate(columns)
+        if i in ledgers.silent
     ]
 
 

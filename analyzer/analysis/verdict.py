@@ -50,19 +50,17 @@ class Verdict:
 
     def _look_closer(self) -> None:
         """Ledgers for paths on which a rule may fire; the others are silent. Most are alike in what the rules ask for."""
-        hanging = {(t.client[0], t.server[0]) for t in self.talks for m in t.mails if _hangs(m)}
-        for number in filter(None, map(self.ledgers.find, hanging)):
-            self.ledgers.look_at(number)
+        for ends in {(t.client[0], t.server[0]) for t in self.talks for m in t.mails if _hangs(m)}:
+            self.ledgers.between(ends)
         may_fire = self._screen("path", tuple(PATH_SCREEN - ADDED))
         regular = self.ledgers.regular
         answers: dict[tuple[Value, ...], bool] = {}
-        facts = list(regular.facts())
-        for number, i in list(self.ledgers.others()):
-            answer = answers.get(facts[i])
-            if answer is None:
-                answer = answers[facts[i]] = may_fire(regular.named(facts[i]))
-            if answer:
-                self.ledgers.look_at(number)
+        for i, facts in enumerate(regular.facts()):
+            fires = answers.get(facts)
+            if fires is None:
+                fires = answers[facts] = may_fire(regular.named(facts))
+            if fires and i in self.ledgers.silent:
+                self.ledgers.look_at(i)
 
     def _weighed(self, number: int, ledger: paths.PathLedger) -> paths.Weighed:
         stuck = tuple(dict.fromkeys(m for v in ledger.views for m in v.stuck_messages))
@@ -74,14 +72,14 @@ class Verdict:
     def _silent_at(self, host: str | None) -> Iterator[Subject]:
         """Paths that no rule has anything to say about, from this host or to it: what was delivered there."""
         regular = self.ledgers.regular
-        for number, i in self.ledgers.others_at(host):
-            largest: Value = regular.largest_delivered[i] or None
-            yield Subject("path", {"mtu_at_least": largest}, regular.senders[i], regular.receivers[i], paths=(number,))
+        for i in regular.touching(host):
+            if i in self.ledgers.silent:
+                facts: dict[str, Value] = {"mtu_at_least": regular.largest_delivered[i] or None}
+                yield Subject("path", facts, regular.senders[i], regular.receivers[i], paths=(self.ledgers.silent[i],))
 
     def _delivered_silently(self, sender: str | None) -> list[int]:
         """The largest packets that were delivered on each silent path of this sender."""
-        regular = self.ledgers.regular
-        return [regular.largest_delivered[i] for _, i in self.ledgers.others_at(sender) if regular.senders[i] == sender]
+        return [self.ledgers.regular.largest_delivered[i] for i in self.ledgers.silent_from(sender)]
 
     def _host_subjects(self, weighed: list[paths.Weighed]) -> list[Subject]:
         """One subject per host that sends data on a path where something was lost."""
@@ -94,7 +92,7 @@ class Verdict:
             if broken:
                 # an MTU was tested where something as large as what broke elsewhere was sent
                 below = min(w.mtu_below_by_loss or 0 for w in broken)
-                tested = [w for w in own if w in broken or (w.mtu_at_least or 0) >= below]
+                tested = [w for w in own if w.mtu_below_by_loss is not None or (w.mtu_at_least or 0) >= below]
                 silent = sum(1 for size in self._delivered_silently(sender) if size >= below)
                 subjects.append(
                     Subject(
@@ -130,15 +128,14 @@ class Verdict:
     def _stray_icmp(self) -> None:
         """ "Too big" that quotes a flow between hosts that we know, but no connection of theirs; and other unreachables."""
         for e in self.run.icmp:
-            number = self.ledgers.find((number_text(e.quoted_src), number_text(e.quoted_dst)))
+            ledger = self.ledgers.between((number_text(e.quoted_src), number_text(e.quoted_dst)))
             if not e.is_too_big:
-                if number is not None:
-                    self.ledgers.look_at(number).other_errors.append(e)
+                if ledger is not None:
+                    ledger.other_errors.append(e)
             elif (e.capture, e.frame) not in self.run.used_icmp:
-                if number is None:
-                    number = self.ledgers.first_of(number_text(e.dst))
-                if number is not None:
-                    self.ledgers.look_at(number).stray_icmp.append(e)
+                ledger = ledger or self.ledgers.first_from(number_text(e.dst))
+                if ledger is not None:
+                    ledger.stray_icmp.append(e)
 
     def _mail_facts(self, w: paths.Weighed, ledger: paths.PathLedger) -> None:
         """Which mails of this path passed and which hang, by size of mail and of packet (mail direction only)."""
@@ -228,7 +225,7 @@ class Verdict:
         regular = self.ledgers.regular
         silent = [
             (regular.senders[i], regular.receivers[i], regular.ip_version[i], regular.largest_delivered[i])
-            for _, i in self.ledgers.others()
+            for i in self.ledgers.silent
         ]
         known = [
             (w.subject.sender, w.subject.receiver, w.subject.facts["ip_version"], w.mtu_at_least or 0) for w in weighed

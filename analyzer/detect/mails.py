@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
@@ -849,12 +849,12 @@ def server_subjects(
     answers: dict[tuple[int, int, int], bool] = {}
     says_ehlo: set[str] | None = None
     subjects = []
-    for (_, *server), group in by_server.items():
+    for (_, server, port), group in by_server.items():
         said = [greetings[id(t.dialogue)] for t in group]
-        proven = tuple(server) in stripped
+        proven = (server, port) in stripped
         if not proven and all(one.plain for one in said):
             lines = next((one.lines for one in said if one.lines), 0)
-            facts = (lines, sum(one.lacks_starttls for one in said), offers[server[0]])
+            facts = (lines, sum(one.lacks_starttls for one in said), offers[server])
             if facts not in answers:
                 answers[facts] = may_fire(_screened_server(*facts))
             if not answers[facts]:

@@ -8,10 +8,10 @@ the path's ledger, to be weighed like any other. That both say the same is teste
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -199,15 +199,16 @@ class RegularPaths:
         """The paths that begin or end at this host."""
         return self._touching.get(host or "", [])
 
-    def connections(self) -> Iterator[list[int]]:
-        """Of each path the keys of its connections, in rising order (none is there twice but where both ends are one)."""
-        seen = self.seen.connection
-        keys = seen[np.lexsort((seen, self.path))].tolist()
-        bounds = self.bounds.tolist()
-        return (keys[a:b] for a, b in itertools.pairwise(bounds))
+    def connections(self, number: Column) -> Iterator[tuple[int, ...]]:
+        """Of each path the numbers of its connections, in rising order; `number`: by key, 0 for those that have none."""
+        listed = np.flatnonzero(number[self.seen.connection])
+        keys, path = self.seen.connection[listed], self.path[listed]
+        order = np.lexsort((keys, path))
+        numbers = number[keys[order]].tolist()
+        return (tuple(numbers[a:b]) for a, b in pairwise(self._bounds_of(path[order]).tolist()))
 
-    def sizes(self) -> Iterator[tuple[tuple[int, int, int, int], ...]]:
-        """Of each path what `paths.sizes_of` tells of its ledger."""
+    def sizes(self, row: Callable[[tuple[int, int, int, int]], Any]) -> Iterator[tuple[Any, ...]]:
+        """Of each path what `paths.sizes_of` tells of its ledger, made into rows."""
         new = np.ones(len(self.size), bool)
         new[1:] = (self.size_path[1:] != self.size_path[:-1]) | (self.size[1:] != self.size[:-1])
         first = np.flatnonzero(new)
@@ -215,9 +216,8 @@ class RegularPaths:
         for fates in ((DELIVERED,), (LOST,), (UNDECIDED, DELIVERED_DF_OFF)):
             packets = np.where(np.isin(self.fate, fates), self.packets, 0)
             told.append(np.add.reduceat(packets, first).tolist() if len(first) else [])
-        rows = list(zip(self.size[first].tolist(), *told, strict=True))
-        bounds = self._bounds_of(self.size_path[first]).tolist()
-        return (tuple(rows[a:b]) for a, b in itertools.pairwise(bounds))
+        rows = list(map(row, zip(self.size[first].tolist(), *told, strict=True)))
+        return (tuple(rows[a:b]) for a, b in pairwise(self._bounds_of(self.size_path[first]).tolist()))
 
     @cached_property
     def at(self) -> list[str]:
