@@ -11,9 +11,11 @@ import pytest
 from analyzer import analysis
 from analyzer.analysis import gathering, parts
 from analyzer.capture import reading
+from analyzer.detect import paths
 from analyzer.report import json as report
 
 from .capture import build
+from .tcp.wire import Wire
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -165,3 +167,14 @@ def test_ctrl_c_keeps_what_the_processes_know(small_windows: None, monkeypatch: 
     assert case.interrupted
     assert case.connections
     assert len(case.connections) < len(analysis.analyze([str(ROOT / "sample_pcaps" / "incident.pcapng")]).connections)
+
+
+def test_both_directions_of_a_connection_may_be_stuck() -> None:
+    """Each is weighed on its own, after the packets' bytes were let go."""
+    wire = Wire().handshake().s(10, 0, b"220 mx ESMTP\r\n").c(20, 0, b"EHLO c\r\n", ack=14)
+    for at_ms in (30, 300, 900, 2500):
+        wire.s(at_ms, 14, b"250 OK\r\n", ack=8).c(at_ms + 10, 8, b"MAIL FROM:<a@example.com>\r\n", ack=14)
+    gathered = gathering.Gathered(analysis.Options())
+    gathered.take(wire.delivery().group)
+    weighed = [paths.weigh(ledger, ()).subject.facts for ledger in gathered.ledgers.values()]
+    assert [facts["stuck_sends"] for facts in weighed] == [4, 4]

@@ -367,6 +367,8 @@ class Gathered:
                     talk.stream,
                 )
             )
+        if kept:
+            trace.let_go()
         return kept
 
     @staticmethod

@@ -184,11 +184,9 @@ class PacketTable:
         sacks, cols["sack_at"] = _take_blocks(self.sack_blocks, cols["sack_at"], cols["sack_count"])
         return PacketTable(cols, sacks, (np.frombuffer(arena, np.uint8),))
 
-    def headers(self) -> PacketTable:
-        """A copy without the bytes of the packets: its payloads are empty, all columns stay."""
-        cols = {name: self.columns[name].copy() for name in COLUMNS}
-        sacks, cols["sack_at"] = _take_blocks(self.sack_blocks, cols["sack_at"], cols["sack_count"])
-        return PacketTable(cols, sacks)
+    def without_bytes(self, names: Sequence[str]) -> PacketTable:
+        """A copy of these columns alone, without SACK blocks and the bytes of the packets."""
+        return PacketTable({name: self.columns[name].copy() for name in names})
 
     @staticmethod
     def empty() -> PacketTable:

@@ -139,7 +139,9 @@ class PathLedger:
         return not (self.views or self.stray_icmp or self.other_errors)
 
     def add(self, view: View) -> bool:
-        """Take in one connection's sighting; keep the view (then True) only if it tells more than sizes."""
+        """Take in one connection's sighting; keep the view (then True) only if it tells more than sizes.
+
+        Whoever gave it lets go of its trace, when both directions are taken in."""
         s = view.sighting
         self.connections.append(view.connection)
         self.at[s.at] += 1
@@ -175,12 +177,16 @@ class PathLedger:
         # filled sooner is loss or reordering, which the counts above tell.
         hole = s.hole is not None and (s.hole.filled_ns is None or s.hole.s >= BRIEF_HOLE_S)
         if s.stuck or hole or s.icmp or s.ack_past_hole or s.sack_outside or s.cut:
-            if s.main is not None and _ends_a_mail(d, s.main):
-                view = view._replace(at_end_of_mail=True)
-            view.trace.let_go()
-            self.views.append(view)
+            self.keep(view)
             return True
         return False
+
+    def keep(self, view: View) -> None:
+        """A connection with something to tell, of which the sizes are known already."""
+        s = view.sighting
+        if s.main is not None and _ends_a_mail(s.direction, s.main):
+            view = view._replace(at_end_of_mail=True)
+        self.views.append(view)
 
     def join(self, other: PathLedger) -> None:
         """Take in what another part of the captures showed of the same path (other connections)."""

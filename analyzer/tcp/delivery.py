@@ -95,8 +95,12 @@ class Delivery:
         )
 
 
-# Properties of a Direction that are views of its table.
-_COLUMNS_OF_THE_TABLE = ("time_ns", "frame", "payload_bytes", "ip_bytes", "df", "flags")
+# What is asked of a trace that was let go: see detect.paths.weigh.
+_KEPT = {"table", "ack", "duplicate", "acked", "based", "peer"}
+_KEPT_COLUMNS = (
+    *("time_ns", "capture", "frame", "ip_version", "ip_bytes", "df", "flags", "mss"),
+    *("fragments", "payload_bytes", "payload_captured"),
+)
 
 
 @dataclass
@@ -197,20 +201,22 @@ class Direction:
 
         Left out: D-SACKs (RFC 2883), and blocks outside of what the peer sent (see `sacks_outside`).
         """
-        return [(time, left, right) for time, left, right in self._all_sacks if left >= 0 and right <= self._peer_end]
+        time, left, right = self._all_sacks
+        known = (left >= 0) & (right <= self._peer_end)
+        return list(zip(time[known].tolist(), left[known].tolist(), right[known].tolist(), strict=True))
 
     @cached_property
     def tells_sack(self) -> bool:
         """SACK blocks of this side would be seen: agreed on, and not cut off by the snap length."""
-        if not self.sack_permitted and not len(self._all_sacks):
-            return False
+        if len(self._all_sacks[0]) or not self.sack_permitted:
+            return len(self._all_sacks[0]) > 0
         cut = (self.payload_bytes == 0) & (self.table.captured_bytes < self.table.frame_bytes)
-        return bool(len(self._all_sacks)) or not cut.any()
+        return not cut.any()
 
     @cached_property
     def sacks_outside(self) -> int:
         """SACK blocks outside of what the peer sent: a middlebox shifted sequence numbers but not SACK."""
-        return len(self._all_sacks) - len(self.sacks)
+        return len(self._all_sacks[0]) - len(self.sacks)
 
     @cached_property
     def _peer_end(self) -> int:
@@ -221,19 +227,20 @@ class Direction:
         return max(self.peer.sent, self.peer.acked or 0) + 1 + slack
 
     @cached_property
-    def _all_sacks(self) -> list[tuple[int, int, int]]:
-        blocks = []
-        rows = np.flatnonzero((self.table.sack_count > 0) & (self.ack != NOT_ACK))
-        columns = (self.table.ack, self.ack, self.time_ns, self.table.sack_at, self.table.sack_count)
-        for raw_ack, ack, time, at, count in zip(*(column[rows].tolist() for column in columns), strict=True):
-            told = self.table.sack_blocks[at : at + count].tolist()
-            edges = [(ack + _signed(left - raw_ack), ack + _signed(right - raw_ack)) for left, right in told]
-            for i, (left, right) in enumerate(edges):
-                # RFC 2883: a first block below the ACK, or inside the second block, reports a duplicate
-                dsack = i == 0 and (right <= ack or (len(edges) > 1 and edges[1][0] <= left and right <= edges[1][1]))
-                if not dsack and left < right:
-                    blocks.append((time, left, right))
-        return blocks
+    def _sack_blocks(self) -> SackBlocks:
+        return sack_blocks(self.table, self.ack)
+
+    @cached_property
+    def _all_sacks(self) -> tuple[Ints, Ints, Ints]:
+        blocks = self._sack_blocks
+        real = ~blocks.duplicate & (blocks.left < blocks.right)
+        return self.time_ns[blocks.row[real]], blocks.left[real], blocks.right[real]
+
+    @cached_property
+    def told_twice(self) -> int:
+        """How often this side reported bytes of the peer that arrived twice (RFC 2883): a resend was needless."""
+        blocks = self._sack_blocks
+        return int((blocks.first & (blocks.right <= self.ack[blocks.row]) & (blocks.left >= 0)).sum())
 
     @cached_property
     def fate(self) -> npt.NDArray[np.uint8]:
@@ -287,13 +294,12 @@ class Trace:
         return len(self.c2s) + len(self.s2c)
 
     def let_go(self) -> None:
-        """Keep own copies of the columns, and no payload: whoever holds a trace for long holds only what is its own."""
+        """Keep own copies of what a path is weighed by: whoever holds a trace for long holds only what is its own."""
         for d in self.directions:
-            for name in _COLUMNS_OF_THE_TABLE:
-                d.__dict__.pop(name, None)
-            d.table = d.table.headers()
-            for name in ("seq", "end", "ack", "resend", "duplicate", "sent_once"):
-                setattr(d, name, getattr(d, name).copy())
+            d.table = d.table.without_bytes(_KEPT_COLUMNS)
+            d.ack, d.duplicate = d.ack.copy(), d.duplicate.copy()
+            for name in d.__dict__.keys() - _KEPT:  # and with them what was worked out
+                delattr(d, name)
 
     def part(self) -> None:
         """Undo the tie between the two directions, so that the trace is freed when its holder lets go of it."""
@@ -370,9 +376,32 @@ def merge_ranges(ranges: object) -> list[tuple[int, int]]:
     return out
 
 
-def _signed(x: int) -> int:
-    """A difference of sequence numbers as the nearest signed number (RFC 9293 3.4: modulo 2**32)."""
-    return (x + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+class SackBlocks(NamedTuple):
+    """SACK blocks of many packets, one after the other, relative to the peer's bytes."""
+
+    row: Ints  # of the packet
+    first: Bools  # it is the first one in its packet
+    left: Ints
+    right: Ints
+    duplicate: Bools  # D-SACK: it reports what came twice
+
+
+def sack_blocks(t: PacketTable, ack: Ints) -> SackBlocks:
+    """All SACK blocks of these packets; ack: relative, NOT_ACK without the flag."""
+    rows = np.flatnonzero((t.sack_count > 0) & (ack != NOT_ACK))
+    count = t.sack_count[rows].astype(np.int64)
+    behind = np.cumsum(count)
+    at = np.repeat(t.sack_at[rows] - (behind - count), count) + np.arange(len(count) and behind[-1])
+    row = np.repeat(rows, count)
+    first = np.ones(len(row), bool)
+    first[1:] = row[1:] != row[:-1]
+    # as the nearest signed numbers (RFC 9293 3.4: modulo 2**32)
+    edges = (t.sack_blocks[at] - t.ack[row][:, None]).view(np.int32) + ack[row][:, None]
+    left, right = edges[:, 0], edges[:, 1]
+    # RFC 2883: a first block below the ACK, or inside the second block, reports a duplicate
+    duplicate = first & (right <= ack[row])
+    duplicate[:-1] |= first[:-1] & ~first[1:] & (left[1:] <= left[:-1]) & (right[:-1] <= right[1:])
+    return SackBlocks(row, first, left, right, duplicate)
 
 
 def _last_before(bounds: Ints, n: int) -> Ints:

@@ -297,7 +297,12 @@ def _find_stuck(d: Direction, capture_end_ns: int) -> list[Stuck]:
     if d.acked is not None and d.acked < d.sent:
         candidates.insert(0, d.acked)
     found: dict[tuple[int, ...], Stuck] = {}
-    for seq in candidates:
+    sent = np.flatnonzero(d.data)
+    at = np.array(candidates)[:, None]
+    sends = ((d.seq[sent] <= at) & (d.end[sent] > at)).sum(axis=1).tolist()
+    for seq, often in zip(candidates, sends, strict=True):
+        if often < 3 and seq != d.acked:
+            continue
         if not len(top) and d.acked is not None and seq < d.acked:
             continue  # the sender went on: somebody must have acknowledged it
         stuck = _stuck_at(d, seq, times, top, capture_end_ns)
@@ -352,25 +357,33 @@ def _peer_resend_verdict(d: Direction, since_ns: int, end_ns: int) -> tuple[int,
     return resends, proofs, failed
 
 
-def _sacked_passes(d: Direction, since_ns: int) -> Iterator[Passed]:
-    """Packets sent after `since_ns` that a SACK vouches for; a part of an offloaded frame counts with its own length."""
+def _sacked_passes(d: Direction, since_ns: int, until_ns: int, below: int) -> Iterator[Passed]:
+    """Packets of less than `below` bytes, sent in this time, that a SACK vouches for; a part of an offloaded frame counts
+    with its own length."""
+    small = d.data & (d.time_ns >= since_ns) & (d.time_ns < until_ns) & ((d.ip_bytes < below) | d.offloaded)
+    rows = np.flatnonzero(small).tolist()
+    if not rows:
+        return
     ranges = merge_ranges((a, b) for t, a, b in d.peer.sacks if t >= since_ns)
     full = d.wire_limit
     if full is None:  # no handshake seen: single packets, resends above all, show how large one is
         single = d.ip_bytes[d.data & ~d.offloaded]
         full = int(single.max()) if len(single) else None
-    for row in np.flatnonzero(d.data & (d.time_ns >= since_ns)).tolist():
+    for row in rows:
         start, end = int(d.seq[row]), int(d.end[row])
         for left, right in ranges:
             a, b = max(start, left), min(end, right)
             if a >= b:
                 continue
-            header = int(d.ip_bytes[row]) - int(d.payload_bytes[row])
-            if not d.offloaded[row]:
-                if a == start and b == end and (d.sent_once[row] or _alone_arrived(d, row, left, right)):
-                    yield Passed(int(d.ip_bytes[row]), "sack", int(d.time_ns[row]), [row])
-            elif full is not None:
-                yield Passed(min(b - a + header, full), "sack", int(d.time_ns[row]), [row])
+            size = int(d.ip_bytes[row])
+            if d.offloaded[row]:
+                if full is None:
+                    continue
+                size = min(b - a + size - int(d.payload_bytes[row]), full)
+            elif a != start or b != end or not (d.sent_once[row] or _alone_arrived(d, row, left, right)):
+                continue
+            if size < below:
+                yield Passed(size, "sack", int(d.time_ns[row]), [row])
 
 
 def _alone_arrived(d: Direction, row: int, left: int, right: int) -> bool:
@@ -402,7 +415,7 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
     if not len(rows):
         return
     fate = d.fate
-    spurious = sum(1 for _ in _dsacks(d))
+    spurious = d.peer.told_twice
     whole = ~d.offloaded[rows] & (d.ip_bytes[rows] <= _largest_single(d, rows))
     good = d.sent_once[rows] & ((fate[rows] == ACKED) | (fate[rows] == SACKED)) & whole
     # at the receiver a packet that is here was delivered, acknowledged or not
@@ -417,19 +430,16 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
     bad = whole & ~good & ~loose & (superseded | ((fate[rows] == LOST) & settled & (len(d.peer) > 0)))
     if sighting.at == "at_receiver":
         bad &= False
-    ledgers = ((good, sighting.delivered), (bad, sighting.lost), (loose, sighting.delivered_df_off))
-    for mask, ledger in ledgers:
-        sizes, first, inverse, count = np.unique(
-            d.ip_bytes[rows][mask], return_index=True, return_inverse=True, return_counts=True
-        )
-        times = d.time_ns[rows][mask]
-        last = np.zeros(len(sizes), np.int64)
-        np.maximum.at(last, inverse, times)
-        for size, n, f, t in zip(sizes.tolist(), count.tolist(), times[first].tolist(), last.tolist(), strict=True):
-            ledger[size] = (n, f, t)
-    other = whole & ~good & ~bad
-    for size, n in zip(*(x.tolist() for x in np.unique(d.ip_bytes[rows][other], return_counts=True)), strict=True):
-        sighting.undecided[size] = n
+    ledgers = (sighting.delivered, sighting.lost, sighting.delivered_df_off)
+    fared = np.select((good, bad, loose), (0, 1, 2), 3)
+    columns = (d.ip_bytes[rows], d.time_ns[rows], fared, whole)
+    for size, at, ledger, single in zip(*(column.tolist() for column in columns), strict=True):
+        if ledger < 3:
+            known = ledgers[ledger]
+            count, first, last = known.get(size, (0, at, 0))
+            known[size] = count + 1, first, max(last, at)
+        if single and ledger > 1:
+            sighting.undecided[size] = sighting.undecided.get(size, 0) + 1
     _joined(d, rows, sighting)
     sighting.sent_segments = len(rows)
     if sighting.at == "at_receiver":
@@ -559,17 +569,6 @@ def _superseded(d: Direction, rows: Ints) -> Bools:
     return out
 
 
-def _dsacks(d: Direction) -> Iterator[tuple[int, int]]:
-    """D-SACK blocks about this direction's bytes (RFC 2883): what arrived twice, so that a resend was needless."""
-    p = d.peer
-    for row in np.flatnonzero((p.table.sack_count > 0) & (p.ack != NOT_ACK)).tolist():
-        raw, ack = int(p.table.ack[row]), int(p.ack[row])
-        left, right = p.table.sacks(row)[0]
-        a, b = (ack + (((x - raw + 0x80000000) & 0xFFFFFFFF) - 0x80000000) for x in (left, right))
-        if b <= ack and a >= 0:
-            yield a, b
-
-
 def _judge_icmp(d: Direction, errors: list[IcmpError], rtt_ns: int) -> list[IcmpSighting]:
     times, top = _acked_times(d)
     ends = np.maximum.accumulate(np.where(d.table.payload_bytes > 0, d.end, 0)) if len(d) else d.end
@@ -622,7 +621,6 @@ def _find_hole(d: Direction, end_ns: int) -> Hole | None:
     """The receiver's ACK waits at a byte that never passed this point although later bytes exist."""
     if d.acked is None or not len(d):
         return None
-    stream = Stream(d)
     at = d.acked
     covering = _covering(d, at)
     beyond = np.flatnonzero(d.data & (d.seq > at))
@@ -639,6 +637,7 @@ def _find_hole(d: Direction, end_ns: int) -> Hole | None:
     acks, top = _acked_times(d)
     reached = int(acks[int(np.searchsorted(top, at, side="left"))])
     since = max(reached, min(int(d.time_ns[later_rows[0]]), reached) if reached else 0)
+    stream = Stream(d)
     next_known = min((s.start for s in stream.segments if s.start > at), default=stream.end)
     length = next_known - at
     return _hole(d, at, length, since, end_ns, "bytes" if len(beyond) else "jumped-ack", later_rows.tolist(), None, [])
@@ -653,7 +652,7 @@ def _filled_hole(d: Direction) -> Hole | None:
         return None
     reach = np.maximum.accumulate(np.where(d.data[told], d.end[told], d.seq[told]))
     arrived = np.maximum.accumulate(np.where(d.data[told], d.end[told], 0))
-    best: Hole | None = None
+    best: tuple[int, int, int, int, int, Ints] | None = None
     jumps = np.flatnonzero((d.seq[told][1:] > arrived[:-1]) & (d.seq[told][1:] > reach[:-1])) + 1
     for j in jumps[:64].tolist():
         at, start = int(arrived[j - 1]), int(d.seq[told[j]])
@@ -663,11 +662,13 @@ def _filled_hole(d: Direction) -> Hole | None:
         if not len(fill):
             continue
         since, until = int(d.time_ns[told[j]]), int(d.time_ns[fill[0]])
-        if best is None or until - since > best.until_ns - best.since_ns:
-            sizes = d.ip_bytes[later[(d.seq[later] >= at) & (d.seq[later] < start)]].tolist()
-            kind: Literal["bytes", "jumped-ack"] = "bytes" if d.data[told[j]] else "jumped-ack"
-            best = _hole(d, at, start - at, since, until, kind, [int(told[j])], until, sizes)
-    return best
+        if best is None or until - since > best[1] - best[0]:
+            best = since, until, at, start, int(told[j]), later
+    if best is None:
+        return None
+    since, until, at, start, beyond, later = best
+    sizes = d.ip_bytes[later[(d.seq[later] >= at) & (d.seq[later] < start)]].tolist()
+    return _hole(d, at, start - at, since, until, "bytes" if d.data[beyond] else "jumped-ack", [beyond], until, sizes)
 
 
 def _hole(
@@ -700,11 +701,15 @@ def _hole(
 def examine(trace: Trace, capture_end_ns: int) -> tuple[Sighting, Sighting]:
     """What one connection shows about the client's data and about the server's data."""
     points = capture_point(trace)
-    rtt_ns = int((trace.rtt_s or 0.0) * 1e9)
+    rtt_ns = _rtt_ns(trace)
     out = []
     for d, at in zip(trace.directions, points, strict=True):
         out.append(_examine_direction(trace, d, at, rtt_ns, capture_end_ns))
     return out[0], out[1]
+
+
+def _rtt_ns(trace: Trace) -> int:
+    return int((trace.rtt_s or 0.0) * 1e9)
 
 
 def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_end_ns: int) -> Sighting:
@@ -717,18 +722,29 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     s.icmp = _judge_icmp(d, about, rtt_ns)
     if d.acked is None and d.resend.any():
         d.acked = _acked_unheard(d)
-    s.stuck = _find_stuck(d, capture_end_ns)
     if d.acked is not None and d.acked > d.sent + 1:
         s.ack_past_hole = d.acked - d.sent
     s.ack_past_hole += _acked_gap_bytes(d)
     s.sack_outside = d.peer.sacks_outside
     _sizes(d, s)
+    _resends(d, s, rtt_ns)
+    return s
+
+
+def examine_resends(trace: Trace, direction: int, at: At, capture_end_ns: int) -> Sighting:
+    """What `examine` would say of a direction (0: the client's data) but for what `regular.survey` knows of it."""
+    s = Sighting(trace.directions[direction], at, capture_end_ns=capture_end_ns)
+    _resends(s.direction, s, _rtt_ns(trace))
+    return s
+
+
+def _resends(d: Direction, s: Sighting, rtt_ns: int) -> None:
+    s.stuck = _find_stuck(d, s.capture_end_ns)
     main = s.main
     if main is not None:
         _after_first_loss(d, s, main, rtt_ns)
-    if at != "at_sender":
-        s.hole = _find_hole(d, capture_end_ns)
-    return s
+    if s.at != "at_sender":
+        s.hole = _find_hole(d, s.capture_end_ns)
 
 
 def _acked_unheard(d: Direction) -> int:
@@ -767,8 +783,7 @@ def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> No
     until = main.acked_ns if main.acked_ns is not None else s.capture_end_ns
     size = main.ip_bytes
     p = d.peer
-    passed = [x for x in _sacked_passes(d, since) if x.time_ns < until]
-    s.small_passed += [x for x in passed if x.size < size]
+    s.small_passed += _sacked_passes(d, since, until, size)
     resends, proofs, failed = _peer_resend_verdict(d, since, until)
     s.peer_resends = resends
     s.small_passed += proofs
