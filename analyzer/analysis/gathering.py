@@ -22,7 +22,8 @@ from ..smtp.dialogue import Mail
 from ..smtp.terminator import LENGTH
 from ..tcp.connections import Group, HandedOver, Tracker
 from ..tcp.delivery import Delivery, Trace, measure
-from ..tcp.path_mtu import UNHEARD_SENDS, Sighting, examine
+from ..tcp.path_mtu import UNHEARD_SENDS, Sighting, examine, examine_resends
+from ..tcp.regular import AT
 from .options import Options
 
 # The third SYN of real stacks leaves after 2 or 3 s (RFC 6298: an initial time-out of 1 s); a busy server answers sooner.
@@ -227,6 +228,7 @@ class Gathered:
             regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns, key, self._next_mail)
             self._next_mail += regular.mails
         is_regular = regular.regular if regular is not None else [False] * len(group)
+        resent = regular.resent if regular is not None else []
         taken: dict[int, mails.Talk] = {}  # of the regular ones, by the number of the connection in the group
         for k, silent in enumerate(self._silent(delivery)):
             if silent:
@@ -244,6 +246,8 @@ class Gathered:
                     trace.part()
                 if self._takes(talk):
                     taken[k] = talk
+                    if resent[k]:
+                        self._weigh_resends(regular, k, talk)
         if taken and regular is not None:
             self.sightings.append(Sightings.of(regular.survey, taken, self.clock_ns))
 
@@ -256,6 +260,25 @@ class Gathered:
             return False
         self.talks.append(talk)
         return True
+
+    def _weigh_resends(self, regular: RegularGroup, k: int, talk: mails.Talk) -> None:
+        """What was sent three times or more, and got through in the end: all that is left of `_weigh`."""
+        trace = regular.delivery.trace(k)
+        sides = (("client", trace.client.ip, trace.server.ip), ("server", trace.server.ip, trace.client.ip))
+        kept = []
+        for direction, (sender_is, *ends) in enumerate(sides):
+            if regular.survey.thrice[2 * k + direction]:
+                at = AT[regular.survey.at[2 * k + direction]]
+                sighting = examine_resends(trace, direction, at, self.clock_ns)
+                if sighting.stuck:
+                    view = paths.View(talk.key, trace, sighting, sender_is, (), False, False, False, talk.stream)
+                    kept.append((ends, view))
+        for (sender, receiver), view in kept:
+            self._ledger((sender, receiver)).keep(view)
+        if kept:
+            trace.let_go()
+        else:
+            trace.part()
 
     def _note_unanswered(self, delivery: Delivery) -> None:
         """Connections to a port of mail that the capture knows by nothing but SYNs, sent again and again."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..capture.packets import FIN, RST, address_text
 from ..smtp import mtalog
 from ..smtp.plain import MailOutline, Pieces, Plain, read_plain
-from ..smtp.terminator import LENGTH, Cuts, cuts
+from ..smtp.terminator import LENGTH, Cuts, cuts, wire_boundaries
 from ..smtp.tls import TlsMail, read_session
 from ..tcp.connections import Bools, Ints
 from ..tcp.delivery import NOT_ACK, Delivery
@@ -61,6 +61,13 @@ class RegularGroup:
         """Connections whose packets are regular, whatever was said in them."""
         regular: list[bool] = self.survey.regular.tolist()
         return regular
+
+    @property
+    def resent(self) -> list[bool]:
+        """Connections of which some bytes were sent three times or more."""
+        thrice = self.survey.thrice
+        resent: list[bool] = (thrice[0::2] | thrice[1::2]).tolist()
+        return resent
 
     # ------------------------------------------------------------ columns of packets
 
@@ -118,7 +125,8 @@ class RegularGroup:
         end_piece = p.at(client, end - 1)
         start_piece = commands.first[command]
         end_sent_ns = self.time_ns[end_piece]
-        whole = p.start[end_piece] <= end - LENGTH
+        limit = self.survey.wire_limit[client]
+        whole = (p.start[end_piece] <= end - LENGTH) & (self.ip_bytes[end_piece] <= limit)
         ranges = np.stack((start_piece, end_piece + 1), axis=1).ravel()
         largest = np.maximum.reduceat(np.append(self.ip_bytes, 0), ranges)[::2] if len(of) else self.ip_bytes[:0]
         seen = np.append(0, np.cumsum(np.maximum(bodies.end, bodies.terminator_end) - bodies.start))
@@ -161,7 +169,7 @@ class RegularGroup:
             [mail.bodies is not None or mail.via == "bdat" for mail in outlines],  # in_data
             repeat(False),  # closed_in_data
             np.where(sent, seen[last + 1] - seen[first], 0).tolist(),  # data_bytes_sent
-            largest.tolist(),
+            np.minimum(largest, limit).tolist(),
             [hold for _, _, hold, _ in ends],  # hold_back_s
             [alone for _, _, _, alone in ends],  # end_alone
             self._prints(client, np.where(sent, body_start[first], 0), np.where(sent, body_end[last], 0), sent),
@@ -200,7 +208,14 @@ class RegularGroup:
         while self.pieces.start[first] > start:
             first -= 1
         boundaries = self.pieces.start[first + 1 : piece + 1].tolist()
-        return cuts(start, boundaries), self._frames(first, piece), *self._held_back(client, end - 3)
+        inferred: list[int] = []
+        limit = int(self.survey.wire_limit[client])
+        for i in range(first, piece + 1):
+            begin, stop, size = int(self.pieces.start[i]), int(self.pieces.end[i]), int(self.ip_bytes[i])
+            if size > limit:
+                inferred += wire_boundaries(begin, stop, limit - (size - (stop - begin)))
+        found = cuts(start, boundaries, inferred)
+        return found, self._frames(first, piece), *self._held_back(client, end - 3)
 
     def _frames(self, first: int, last: int) -> tuple[Ref, ...]:
         pieces = slice(first, last + 1)
@@ -247,16 +262,13 @@ class RegularGroup:
         who[(gone[0] == NEVER) & (gone[1] == NEVER)] = 2
         return [_WHO[i] for i in who.tolist()]
 
-    def _sent_again(self, stream: Ints, offset: Ints) -> Bools:
-        """Whether the byte at this offset was sent a second time; what was sent thrice is not regular."""
+    def _sent_again(self, stream: Ints, offset: Ints) -> Ints:
+        """How often the byte at this offset was sent again: packets that began before it less those that ended."""
         d, again = self.delivery, self.survey.again
-        place = d.seq[again] + d.direction_of(again) * _FAR
-        again, place = again[order := np.argsort(place)], place[order]
-        wanted = offset + stream * _FAR
-        at = np.searchsorted(place, wanted, side="right") - 1
-        size = np.append(d.end[again] - d.seq[again], 0)
-        covered: Bools = (at >= 0) & (np.append(place, 0)[at] + size[at] > wanted)
-        return covered
+        shift, wanted = d.direction_of(again) * _FAR, offset + stream * _FAR
+        begun = np.searchsorted(np.sort(d.seq[again] + shift), wanted, side="right")
+        sends: Ints = begun - np.searchsorted(np.sort(d.end[again] + shift), wanted, side="right")
+        return sends
 
     def _prints(self, client: Ints, start: Ints, end: Ints, sent: Bools) -> list[tuple[int, int] | None]:
         """See mails._print."""
@@ -459,6 +471,7 @@ class _View:
         mine = slice(first, last)
         self.starts, self.ends, self.ack = pieces.start[mine], pieces.end[mine], pieces.ack[mine]
         self.time_ns, self.ip_bytes = group.time_ns[mine], group.ip_bytes[mine]
+        self.wire_limit = int(group.survey.wire_limit[stream])
         self.data = pieces.data
         self.numbers = np.arange(first, last)
         self.start = 0
@@ -481,4 +494,4 @@ class _View:
         return int(self.time_ns[self._number(offset)]) if 0 <= offset < self.end else None
 
     def largest_packet(self, start: int, end: int) -> int:
-        return int(self.ip_bytes[self._number(start) : self._number(end - 1) + 1].max())
+        return min(int(self.ip_bytes[self._number(start) : self._number(end - 1) + 1].max()), self.wire_limit)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..tcp.regular import AT, DELIVERED, DELIVERED_DF_OFF, LOST, UNDECIDED, Survey
+from ..tcp.regular import AT, DELIVERED, DELIVERED_DF_OFF, JOINED, LOST, UNDECIDED, Survey
 from .facts import VOCABULARY, Value
 from .mails import Talk
 from .paths import PathLedger
@@ -35,6 +35,7 @@ class Sightings(NamedTuple):
     at: Column  # number in AT
     sent_segments: Column
     lost_segments: Column
+    lost_joined: Column
     delayed_ns: Column
     df_on: Column
     df_off: Column
@@ -66,6 +67,7 @@ class Sightings(NamedTuple):
             at=survey.at[directions],
             sent_segments=survey.sent_segments[directions].astype(np.int32),
             lost_segments=survey.lost_segments[directions].astype(np.int32),
+            lost_joined=survey.lost_joined[directions].astype(np.int32),
             delayed_ns=survey.delayed_ns[directions],
             df_on=survey.df_on[directions].astype(np.int32),
             df_off=survey.df_off[directions].astype(np.int32),
@@ -161,12 +163,12 @@ class RegularPaths:
     def _add_sizes(self) -> None:
         """One row per path, size and fate."""
         s = self.seen
-        key = (self.path[s.size_row] << 26) + (s.size_ip_bytes.astype(np.int64) << 2) + s.size_fate
+        key = (self.path[s.size_row] << 27) + (s.size_ip_bytes.astype(np.int64) << 3) + s.size_fate
         order = np.argsort(key, kind="stable")
         key = key[order]
         first = np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
         key = key[first]
-        self.size_path, self.size, self.fate = key >> 26, (key >> 2) & 0xFFFFFF, key & 3
+        self.size_path, self.size, self.fate = key >> 27, (key >> 3) & 0xFFFFFF, key & 7
         self.size_bounds = self._bounds_of(self.size_path)
         columns = (s.size_packets.astype(np.int64), s.size_first_ns, s.size_last_ns)
         self.packets, self.size_first_ns, self.size_last_ns = (
@@ -209,15 +211,17 @@ class RegularPaths:
 
     def sizes(self, row: Callable[[tuple[int, int, int, int]], Any]) -> Iterator[tuple[Any, ...]]:
         """Of each path what `paths.sizes_of` tells of its ledger, made into rows."""
-        new = np.ones(len(self.size), bool)
-        new[1:] = (self.size_path[1:] != self.size_path[:-1]) | (self.size[1:] != self.size[:-1])
+        known = self.fate != JOINED  # a frame's length is no packet's
+        path, size, fate, packets = (x[known] for x in (self.size_path, self.size, self.fate, self.packets))
+        new = np.ones(len(size), bool)
+        new[1:] = (path[1:] != path[:-1]) | (size[1:] != size[:-1])
         first = np.flatnonzero(new)
         told = []
         for fates in ((DELIVERED,), (LOST,), (UNDECIDED, DELIVERED_DF_OFF)):
-            packets = np.where(np.isin(self.fate, fates), self.packets, 0)
-            told.append(np.add.reduceat(packets, first).tolist() if len(first) else [])
-        rows = list(map(row, zip(self.size[first].tolist(), *told, strict=True)))
-        return (tuple(rows[a:b]) for a, b in pairwise(self._bounds_of(self.size_path[first]).tolist()))
+            of_these = np.where(np.isin(fate, fates), packets, 0)
+            told.append(np.add.reduceat(of_these, first).tolist() if len(first) else [])
+        rows = list(map(row, zip(size[first].tolist(), *told, strict=True)))
+        return (tuple(rows[a:b]) for a, b in pairwise(self._bounds_of(path[first]).tolist()))
 
     @cached_property
     def at(self) -> list[str]:
@@ -273,6 +277,7 @@ class RegularPaths:
         s = self.seen
         ledger = PathLedger(self.senders[path], self.receivers[path], sorted(s.connection[rows].tolist()))
         fates = {DELIVERED: ledger.delivered, LOST: ledger.lost, DELIVERED_DF_OFF: ledger.delivered_df_off}
+        fates[JOINED] = ledger.joined
         sizes = slice(*self.size_bounds[path : path + 2].tolist())
         columns = (self.fate, self.size, self.packets, self.size_first_ns, self.size_last_ns)
         for fate, size, count, first, last in zip(*(c[sizes].tolist() for c in columns), strict=True):
@@ -284,6 +289,7 @@ class RegularPaths:
             ledger.at[AT[at]] = ledger.at.get(AT[at], 0) + 1
         ledger.reverse_seen = True  # a regular connection has both sides
         ledger.sent_segments, ledger.lost_segments = int(s.sent_segments[rows].sum()), int(s.lost_segments[rows].sum())
+        ledger.lost_joined = int(s.lost_joined[rows].sum())
         ledger.delayed_s = int(s.delayed_ns[rows].max()) / 1e9
         ledger.df_off, ledger.df_on = int(s.df_off[rows].sum()), int(s.df_on[rows].sum())
         times = [rtt for key in ledger.connections if (rtt := self.talks[key - 1].rtt_s) is not None]

@@ -1,9 +1,10 @@
 """Connections to which nothing odd happened, many at a time, without an object for each.
 
 `path_mtu.examine` looks at one direction of one connection and weighs what it sees. For nine connections of ten there is
-nothing to weigh: both handshakes were seen, all bytes came in order, what was sent again was sent again once, all of it
-was acknowledged. What `examine` would say of these follows from columns, and `survey` says it for a whole group of
-connections at once. Whatever is not plain goes the long way; the two give equal cases (tests/detect/test_regular.py).
+nothing to weigh: both handshakes were seen, what was sent was all acknowledged, whatever was lost or overtaken on the way.
+What `examine` would say of these follows from columns, and `survey` says it for a whole group of connections at once
+(but for bytes that were sent `thrice`). Whatever is not plain goes the long way; the two give equal cases
+(tests/detect/test_regular.py).
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import numpy.typing as npt
 
 from ..capture.packets import FIN, RST, SYN, PacketTable
 from .connections import Bools, Ints
-from .delivery import NOT_ACK, Delivery
-from .path_mtu import INITIAL_TTLS, REORDERING_S, SAME_SIZE_BYTES, At
+from .delivery import NOT_ACK, Delivery, sack_blocks
+from .path_mtu import INITIAL_TTLS, REORDERING_S, SAME_SIZE_BYTES, UNCUT_BYTES, UNHEARD_SENDS, At
 
 _FAR = np.int64(1) << 44  # keeps directions apart in columns that run over all of them (see delivery)
 NEVER = np.iinfo(np.int64).max  # a time that did not come
 AT: tuple[At, ...] = ("unknown", "at_sender", "middle", "at_receiver")
 UNKNOWN, AT_SENDER, MIDDLE, AT_RECEIVER = range(4)
-DELIVERED, LOST, UNDECIDED, DELIVERED_DF_OFF = range(4)
+DELIVERED, LOST, UNDECIDED, DELIVERED_DF_OFF, JOINED = range(5)
 # A hole that stood as long is evidence to be weighed: see paths.BRIEF_HOLE_S.
 LONG_HOLE_NS = 1_000_000_000
 
@@ -33,7 +34,7 @@ class Sizes(NamedTuple):
 
     direction: Ints
     fate: Ints
-    ip_bytes: Ints
+    ip_bytes: Ints  # of a full packet, where the fate is JOINED
     packets: Ints
     first_ns: Ints
     last_ns: Ints
@@ -45,6 +46,7 @@ class Survey:
 
     delivery: Delivery
     regular: Bools  # (k,)
+    thrice: Bools  # (2k,) some bytes were sent three times or more: how they fared is for path_mtu.examine_resends
     at: npt.NDArray[np.int8]  # (2k,) where the capture was taken, seen from that direction's data; number in AT
     start_ns: Ints
     end_ns: Ints
@@ -53,14 +55,20 @@ class Survey:
     handshake_ns: tuple[Ints, Ints, Ints]  # (k,) each: last SYN, first SYN-ACK, first ACK
     sent_segments: Ints  # (2k,)
     lost_segments: Ints  # (2k,)
+    lost_joined: Ints  # (2k,) of these: frames that offload may have joined
     delayed_ns: Ints  # (2k,)
     df_on: Ints  # (2k,)
     df_off: Ints  # (2k,)
     mss: Ints  # (2k,) announced by that side; 0 when it announced none
+    wire_limit: Ints  # (2k,) largest IP packet of that side: what is longer was joined by offload
     sizes: Sizes
     fresh: Ints  # rows of regular connections that carry bytes for the first time; by direction, in stream order
     again: Ints  # rows that carry bytes once more, in capture order
 
+
+# A packet holds the beginnings of some dozen others (64 KB, joined by offload); of one that was sent a thousand times or cut
+# into bytes it holds more, on purpose.
+MOST_PAIRS = 256
 
 CLOSED_BY = ("client-fin", "client-rst", "server-fin", "server-rst", "open")
 
@@ -87,13 +95,12 @@ class _Surveying:
         both_sides = np.diff(self.bounds).reshape(k, 2).min(axis=1) > 0
         odd_direction = self.count(self._odd_rows()) > 0
         odd_direction |= ~self.delivery.based | self._unsettled()
+        mss = self._first(self.syn, self.table.mss.astype(np.int64), 0)
+        odd_direction |= self._offload(mss)
         self._lay_out()
         odd_direction[self.direction[self.odd_pieces]] = True
+        odd_direction |= self.thrice & self._unheard()
         odd_direction |= self._sacks_outside()
-        mss = self._first(self.syn, self.table.mss.astype(np.int64), 0)
-        limit = np.where(mss > 0, mss + self._header(), 1500)[np.arange(self.dirs) ^ 1]
-        odd_direction[self.direction[self.table.ip_bytes > limit[self.direction]]] = True
-        odd_direction |= self._may_hide_joined_frames()
         ttl, constant = self._constant(self.table.ttl)
         outgoing, same_way = self._constant(self.table.outgoing)
         odd_direction |= ~constant | ~same_way
@@ -108,10 +115,11 @@ class _Surveying:
         gone = [self._first((self.table.flags & flag) != 0, time, NEVER).reshape(k, 2) for flag in (FIN, RST)]
         leavings = np.stack((gone[0][:, 0], gone[1][:, 0], gone[0][:, 1], gone[1][:, 1]), axis=1)
         closed_by = np.where(leavings.min(axis=1) == NEVER, 4, leavings.argmin(axis=1))
-        lost, delayed = self._losses(at, mss)
+        lost, lost_joined, delayed = self._losses(at, mss)
         return Survey(
             delivery=self.delivery,
             regular=regular,
+            thrice=self.thrice,
             at=at,
             start_ns=time[heads].min(axis=1),
             end_ns=time[tails].max(axis=1),
@@ -120,10 +128,12 @@ class _Surveying:
             handshake_ns=handshake,
             sent_segments=self.count(self.data),
             lost_segments=lost,
+            lost_joined=lost_joined,
             delayed_ns=delayed,
             df_on=self.count(self.data & self.table.df),
             df_off=self.count(self.data & ~self.table.df),
             mss=mss,
+            wire_limit=self.wire_limit,
             sizes=self._sizes(at),
             fresh=self.fresh[self.regular_row[self.fresh]],
             again=np.sort(self.again),
@@ -171,12 +181,17 @@ class _Surveying:
         unsettled: Bools = open_ | (self.count(beyond) > 0)
         return unsettled
 
+    def _unheard(self) -> Bools:
+        """Directions that went on for so long after the peer's last word that it may be gone: see path_mtu._stuck_at."""
+        last = self.table.time_ns[np.maximum(self.bounds[1:] - 1, 0)][np.arange(self.dirs) ^ 1]
+        unheard: Bools = self.count(self.data & (self.table.time_ns > last[self.direction])) >= UNHEARD_SENDS
+        return unheard
+
     def _lay_out(self) -> None:
         """The pieces of each stream side by side: `fresh` rows carry its bytes for the first time, in stream order.
 
-        Regular pieces tile the stream. In a direction whose packets came in order, what was sent again may have been
-        cut anew; behind a loss or a detour (`late` rows fill a hole) each must be one of the pieces once more. Nothing
-        may have been sent three times. What is none of that ends in `odd_pieces`.
+        Regular pieces tile the stream. What was sent `again` may have been cut anew, and any number of times, but holds
+        no byte that is new. Behind a loss or a detour `late` rows fill a hole. What is none of that ends in `odd_pieces`.
         """
         d = self.delivery
         rows = np.flatnonzero(self.data)
@@ -185,52 +200,65 @@ class _Surveying:
         before = np.maximum(np.append(0, top[:-1]), self.shift[rows])
         disorder = np.zeros(self.dirs, bool)
         disorder[self.direction[rows[start > before]]] = True
-        in_order = start == before
+        first = start == before
         partly = (start < before) & (stop > before)
-        out_of_order = np.flatnonzero(disorder[self.direction[rows]])
         odd = [rows[partly & ~disorder[self.direction[rows]]]]
+        out_of_order = np.flatnonzero(disorder[self.direction[rows]])
         self.late = np.empty(0, np.int64)
         if len(out_of_order):
             some = out_of_order[np.argsort(start[out_of_order], kind="stable")]
-            a, b = start[some], stop[some]
-            first = np.ones(len(some), bool)
-            first[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
-            in_order[some] = first
-            a, b, tiles = a[first], b[first], rows[some[first]]
-            expected = np.append(0, b[:-1])
-            begins = np.ones(len(a), bool)
+            first[some], neither = _first_carriers(some, start[some], stop[some])
+            odd.append(rows[some[neither]])
+            some = some[first[some]]
+            tiles = rows[some]
+            expected = np.append(0, stop[some][:-1])
+            begins = np.ones(len(tiles), bool)
             begins[1:] = self.direction[tiles[1:]] != self.direction[tiles[:-1]]
-            odd.append(tiles[a != np.where(begins, self.shift[tiles], expected)])
-            late = out_of_order[in_order[out_of_order] & (start[out_of_order] < before[out_of_order])]
+            odd.append(tiles[start[some] != np.where(begins, self.shift[tiles], expected)])
+            late = out_of_order[first[out_of_order] & (start[out_of_order] < before[out_of_order])]
             self.late = rows[late]
             self.beyond = rows[np.searchsorted(top, start[late], side="right")]
-        fresh = rows[in_order]
+        fresh = rows[first]
         self.fresh = fresh[np.argsort(d.seq[fresh] + self.shift[fresh], kind="stable")]
-        self.again = rows[~in_order]
-        odd += [self._sent_thrice(), self._long_holes()]
+        self.again = rows[~first]
+        odd += [self._sent_again(), self._long_holes()]
         odd.append(self.again[self.table.payload_bytes[self.again] == 1])  # keep-alives and window probes
         self.odd_pieces = np.concatenate(odd)
-        self.superseded = np.zeros(len(self.table), bool)
-        if len(self.again):
-            # `again` is in the order of its places now: which of them, if any, covers a row's first byte later on?
-            place = d.seq[rows] + self.shift[rows]
-            i = np.searchsorted(d.seq[self.again] + self.shift[self.again], place, side="right") - 1
-            cover = self.again[i]
-            lost = (i >= 0) & (d.end[cover] + self.shift[cover] > place) & (rows < cover)
-            self.superseded[rows] = lost
-            # what came again in a smaller packet may have been too big: that is for path_mtu to weigh
-            smaller = lost & (self.table.ip_bytes[cover] < self.table.ip_bytes[rows] - SAME_SIZE_BYTES)
-            self.odd_pieces = np.concatenate((self.odd_pieces, rows[smaller]))
 
-    def _sent_thrice(self) -> Ints:
-        """Sorts `again` by place; gives rows of it that overlap: their bytes were sent at least three times."""
-        d = self.delivery
-        start = d.seq[self.again] + self.shift[self.again]
-        order = np.argsort(start, kind="stable")
-        self.again, start = self.again[order], start[order]
-        stop = d.end[self.again] + self.shift[self.again]
-        overlapping: Ints = self.again[1:][start[1:] < np.maximum.accumulate(stop)[:-1]]
-        return overlapping
+    def _sent_again(self) -> Ints:
+        """Which rows were sent in vain (`superseded`: a later one carries their first byte), and in which directions some
+        bytes were sent `thrice`. Returns the rows that make it odd.
+
+        Each row of `again` is paired with the rows that begin in it.
+        """
+        t, d, again = self.table, self.delivery, self.again
+        self.superseded, self.thrice = np.zeros(len(t), bool), np.zeros(self.dirs, bool)
+        if not len(again):
+            return np.empty(0, np.int64)
+        start, stop = d.seq[again] + self.shift[again], d.end[again] + self.shift[again]
+        by_place = np.argsort(start, kind="stable")
+        overlapping = start[by_place][1:] < np.maximum.accumulate(stop[by_place])[:-1]
+        self.thrice[self.direction[again[by_place[1:]][overlapping]]] = True
+        rows = np.flatnonzero(self.data)
+        place = d.seq[rows] + self.shift[rows]
+        order = np.argsort(place, kind="stable")
+        place = place[order]
+        begin = np.searchsorted(place, start)
+        count = np.searchsorted(place, stop) - begin
+        too_many = again[count > MOST_PAIRS]
+        count[count > MOST_PAIRS] = 0
+        at = np.repeat(begin - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+        row, later = rows[order[at]], np.repeat(again, count)
+        row, later = row[row < later], later[row < later]
+        carrier = np.full(len(t), len(t))  # the next row that carries its first byte
+        np.minimum.at(carrier, row, later)
+        lost = np.flatnonzero(carrier < len(t))
+        self.superseded[lost] = True
+        # what came again in a smaller packet may have been too big: that is for path_mtu to weigh
+        cover = carrier[lost]
+        smaller = self.offloaded[cover] | (t.ip_bytes[cover] < t.ip_bytes[lost] - SAME_SIZE_BYTES)
+        odd: Ints = np.concatenate((too_many, lost[smaller & self.single[lost]]))
+        return odd
 
     def _long_holes(self) -> Ints:
         """Rows that came late, a second or more after something (an ACK alone, maybe) pointed beyond them."""
@@ -245,31 +273,43 @@ class _Surveying:
     def _sacks_outside(self) -> Bools:
         """Directions whose SACK blocks lie outside of what the peer sent; counts D-SACKs on the way (`needless`)."""
         t, d = self.table, self.delivery
-        rows = np.flatnonzero((t.sack_count > 0) & (d.ack != NOT_ACK))
-        count = t.sack_count[rows].astype(np.int64)
-        self.needless = np.zeros(self.dirs, np.int64)
-        if not len(rows):
-            return np.zeros(self.dirs, bool)
-        at = np.repeat(t.sack_at[rows] - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
-        row = np.repeat(rows, count)
-        first = np.ones(len(row), bool)
-        first[1:] = row[1:] != row[:-1]
-        edges = (t.sack_blocks[at] - t.ack[row][:, None]).view(np.int32) + d.ack[row][:, None]
-        left, right = edges[:, 0], edges[:, 1]
-        dsack = first & (right <= d.ack[row])
-        has_second = np.repeat(count > 1, count)[:-1] & first[:-1]
-        dsack[:-1] |= has_second & (left[1:] <= left[:-1]) & (right[:-1] <= right[1:])
+        row, first, left, right, duplicate = sack_blocks(t, d.ack)
         peer = self.direction[row] ^ 1
         told = first & (right <= d.ack[row]) & (left >= 0)
         self.needless = np.bincount(peer[told], minlength=self.dirs)
         end = np.maximum(d.sent, np.maximum(d.acked, 0))[peer] + 1
-        outside = ~dsack & (left < right) & ((left < 0) | (right > end))
+        outside = ~duplicate & (left < right) & ((left < 0) | (right > end))
         directions: Bools = np.bincount(self.direction[row[outside]], minlength=self.dirs) > 0
         return directions
 
+    def _offload(self, mss: Ints) -> Bools:
+        """Which rows are longer than the wire allows: `offloaded`; of these, which are full packets joined: `joined`; and
+        which are one packet on the wire: `single`. See path_mtu._largest_single and _joined.
+
+        Returns the directions for which columns do not tell.
+        """
+        t, peer = self.table, np.arange(self.dirs) ^ 1
+        self.wire_limit = np.where(mss > 0, mss + self._header(), 1500)[peer]
+        self.offloaded = t.ip_bytes > self.wire_limit[self.direction]
+        self.single, self.joined = ~self.offloaded, self.offloaded
+        odd = self._may_hide_joined_frames()
+        if self.offloaded.any():
+            offers = np.where(mss > 0, mss, mss[peer])
+            offer = np.minimum(offers, offers[peer])
+            self.full_packet = offer + self._header()
+            full = offer - np.where(self.count(t.has_ts) > 0, 12, 0)  # its payload: see path_mtu._full_segment
+            of_data = self.offloaded & self.data
+            self.joined = of_data & (t.payload_bytes % np.maximum(full, 1)[self.direction] == 0)
+            # with a segment size below the MSS joined frames hide below the limit as well
+            hidden = 2 * self.count(self.joined) < self.count(of_data)
+            self.single &= ~hidden[self.direction] | (t.ip_bytes <= UNCUT_BYTES)
+            odd &= ~hidden
+            odd |= (self.count(self.offloaded) > 0) & ((mss[peer] == 0) | (full < 1))
+        return odd
+
     def _may_hide_joined_frames(self) -> Bools:
-        """Directions with a size whose multiples occur as well: see `path_mtu._largest_single`."""
-        payload = self.table.payload_bytes
+        """Directions with a size whose multiples occur as well, all within the limit."""
+        payload = np.where(self.offloaded, 0, self.table.payload_bytes)
         largest = np.zeros(self.dirs, np.int64)
         filled = np.diff(self.bounds) > 0
         largest[filled] = np.maximum.reduceat(payload, self.bounds[:-1][filled])
@@ -303,6 +343,8 @@ class _Surveying:
         ch, sh = hops[0::2], hops[1::2]
         there, back = handshake[1] - handshake[0], handshake[2] - handshake[1]
         near = np.full(len(ch), UNKNOWN, np.int8)
+        offloads = self.count(self.offloaded) > 0
+        near[offloads[0::2] & ~offloads[1::2]] = AT_SENDER
         near[(back > 4 * there) & (back > 200_000)] = AT_RECEIVER
         near[(there > 4 * back) & (there > 200_000)] = AT_SENDER
         near[(ch > 0) & (sh > 0)] = MIDDLE
@@ -315,10 +357,12 @@ class _Surveying:
         both[1::2] = np.array([UNKNOWN, AT_RECEIVER, MIDDLE, AT_SENDER], np.int8)[near]
         return both
 
-    def _losses(self, at: npt.NDArray[np.int8], mss: Ints) -> tuple[Ints, Ints]:
-        """Per direction: segments that were lost, and the longest time from a lost send to its acknowledgment."""
+    def _losses(self, at: npt.NDArray[np.int8], mss: Ints) -> tuple[Ints, Ints, Ints]:
+        """Per direction: segments that were lost, how many of them may have been joined ones, and the longest time from
+        a lost send to its acknowledgment."""
         t, d = self.table, self.delivery
         lost = np.maximum(self.count(self.superseded) - self.needless, 0)
+        joined = self.count(self.superseded & ~self.single)
         delayed = np.zeros(self.dirs, np.int64)
         rows = np.flatnonzero(self.superseded & self.regular_row)
         if len(rows):
@@ -331,7 +375,7 @@ class _Surveying:
             i = np.searchsorted(top, d.seq[rows] + self.shift[rows], side="right")
             np.maximum.at(delayed, self.direction[rows], t.time_ns[acks[i]] - t.time_ns[rows])
         behind = at == AT_RECEIVER
-        lost[behind] = delayed[behind] = 0
+        lost[behind] = joined[behind] = delayed[behind] = 0
         if len(self.late):
             # see path_mtu._late_fills
             late, beyond = self.late, self.beyond
@@ -348,17 +392,23 @@ class _Surveying:
             resent &= behind[self.direction[late]]
             lost += np.bincount(self.direction[late[resent]], minlength=self.dirs)
             np.maximum.at(delayed, self.direction[late[resent]], stood[resent])
-        return lost, delayed
+        return lost, joined, delayed
 
     def _sizes(self, at: npt.NDArray[np.int8]) -> Sizes:
         """The ledger of sizes: see path_mtu._sizes."""
         t, d = self.table, self.delivery
-        rows = np.flatnonzero(self.data & self.regular_row)
+        joined = self.joined & d.sent_once
+        rows = np.flatnonzero(self.data & self.regular_row & (self.single | joined))
         behind = at[self.direction[rows]] == AT_RECEIVER
         good = behind | (d.sent_once[rows] & t.df[rows])
         fate = np.where(d.sent_once[rows], DELIVERED_DF_OFF, np.where(self.superseded[rows], LOST, UNDECIDED))
         fate = np.where(good, DELIVERED, fate)
-        key = ((self.direction[rows] * 4 + fate) << 24) + t.ip_bytes[rows]
+        size = t.ip_bytes[rows].astype(np.int64)
+        joined = joined[rows]
+        if joined.any():
+            fate[joined] = JOINED
+            size[joined] = self.full_packet[self.direction[rows[joined]]]
+        key = ((self.direction[rows] * 8 + fate) << 24) + size
         order = np.argsort(key, kind="stable")
         key, rows = key[order], rows[order]
         new = np.ones(len(key), bool)
@@ -367,10 +417,37 @@ class _Surveying:
         bounds = np.append(first, len(key))
         key = key[first]
         return Sizes(
-            direction=key >> 26,
-            fate=(key >> 24) & 3,
+            direction=key >> 27,
+            fate=(key >> 24) & 7,
             ip_bytes=key & 0xFFFFFF,
             packets=np.diff(bounds),
             first_ns=t.time_ns[rows[first]],
             last_ns=t.time_ns[rows[bounds[1:] - 1]],
         )
+
+
+def _first_carriers(rows: Ints, start: Ints, stop: Ints) -> tuple[Bools, Bools]:
+    """Which of these pieces carry their bytes for the first time; and which carry some that are new and some that are not.
+
+    rows: place in time of each piece; sorted by start, and in time where it is the same.
+    """
+    apart = np.ones(len(rows), bool)  # shares no byte with those before
+    apart[1:] = start[1:] >= np.maximum.accumulate(stop)[:-1]
+    first, neither = apart.copy(), np.zeros(len(rows), bool)
+    anew = ~apart
+    anew[1:] &= (start[1:] != start[:-1]) | (stop[1:] != stop[:-1])
+    if anew.any():  # cut anew: one by one, in the order of time
+        bounds = np.append(np.flatnonzero(apart), len(rows))
+        for heap in np.unique(np.searchsorted(bounds, np.flatnonzero(anew), side="right") - 1).tolist():
+            lo, hi = bounds[heap : heap + 2].tolist()
+            if hi - lo > MOST_PAIRS:
+                neither[lo:hi] = True
+                continue
+            pieces = zip(rows[lo:hi].tolist(), range(lo, hi), start[lo:hi].tolist(), stop[lo:hi].tolist(), strict=True)
+            known: list[tuple[int, int]] = []
+            for _, i, a, b in sorted(pieces):
+                shared = sum(max(min(b, right) - max(a, left), 0) for left, right in known)
+                first[i], neither[i] = not shared, 0 < shared < b - a
+                if not shared:
+                    known.append((a, b))
+    return first, neither
