@@ -14,10 +14,27 @@ def summarize(case: Case) -> list[str]:
     if not case.connections:
         return ["No SMTP in this capture."]
     lines = [line for line in (_symptom(case),) if line]
-    causes = [f for f in case.findings if f.role == "cause"]
-    lines += [f"{f.title}: {_where(f)} ({f.confidence})." for f in causes]
+    lines += _causes([f for f in case.findings if f.role == "cause"])
     if not lines:
         lines.append(_clean(case))
+    return lines
+
+
+# Causes of one rule that are told one by one; what is more is counted.
+MOST_ALIKE = 3
+
+
+def _causes(causes: list[Finding]) -> list[str]:
+    """A sentence for each cause; where a rule found many, for the first ones, and one for the others."""
+    of_rule: dict[str, list[Finding]] = defaultdict(list)
+    for f in causes:
+        of_rule[f.rule].append(f)
+    lines = []
+    for alike in of_rule.values():
+        told = alike if len(alike) <= MOST_ALIKE + 1 else alike[:MOST_ALIKE]
+        lines += [f"{f.title}: {_where(f)} ({f.confidence})." for f in told]
+        if len(alike) > len(told):
+            lines.append(f"{told[0].title}: {len(alike) - len(told):,} more.")
     return lines
 
 

@@ -25,14 +25,10 @@ def render(case: Case) -> str:
     repeats = wording.same_remedies(shown)
     for finding in shown:
         blocks += _finding(case, finding, repeats.get(finding.id))
-    explained = [
-        f"{markdown(f.title)} ({markdown(f.rule)}, explained by {f.explained_by})" for f in findings if f.explained_by
-    ]
-    blocks += _section("Explained by the above", explained)
-    noted = [
-        f"{markdown(f.title)} ({markdown(f.rule)})" for f in findings if not f.explained_by and f.severity == "info"
-    ]
-    blocks += _section("Also seen", noted)
+    explained = [f for f in findings if f.explained_by is not None]
+    noted = [f for f in findings if f.explained_by is None and f.severity == "info"]
+    blocks += _section("Explained by the above", _named(explained))
+    blocks += _section("Also seen", _named(noted))
     blocks += _servers(case)
     blocks += _what_if(case)
     blocks += _section("The mail log beside the packets", [markdown(note) for note in case.log_notes])
@@ -43,6 +39,17 @@ def render(case: Case) -> str:
     ]
     blocks += _section("What could not be read", unread)
     return "\n\n".join(blocks) + "\n"
+
+
+def _named(findings: list[Finding]) -> list[str]:
+    lines = []
+    for f in wording.few_of_each(findings):
+        if isinstance(f, str):
+            lines.append(markdown(f))
+        else:
+            by = f", explained by {f.explained_by}" if f.explained_by is not None else ""
+            lines.append(f"{markdown(f.title)} ({markdown(f.rule)}{by})")
+    return lines
 
 
 def _verdict(case: Case) -> list[str]:

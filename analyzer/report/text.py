@@ -70,17 +70,19 @@ def _full(console: Console, case: Case) -> None:
     for finding in shown:
         _finding(console, case, finding, repeats.get(finding.id))
     explained = [f for f in findings if f.explained_by is not None]
-    if explained:
-        _heading(console, "Explained by the above")
-        for f in explained:
-            _item(console, f"#{f.explained_by}", f"{visible(f.title)} ({f.rule}, #{f.id})")
-            _filter(console, case, f)
     noted = [f for f in findings if f.explained_by is None and f.severity == "info"]
-    if noted:
-        _heading(console, "Also seen")
-        for f in noted:
-            _item(console, f"#{f.id}", f"{visible(f.title)} ({f.rule})")
-            _filter(console, case, f)
+    for heading, others in (("Explained by the above", explained), ("Also seen", noted)):
+        if others:
+            _heading(console, heading)
+        for f in wording.few_of_each(others):
+            if isinstance(f, str):
+                _item(console, "", visible(f))
+            elif f.explained_by is not None:
+                _item(console, f"#{f.explained_by}", f"{visible(f.title)} ({f.rule}, #{f.id})")
+                _filter(console, case, f)
+            else:
+                _item(console, f"#{f.id}", f"{visible(f.title)} ({f.rule})")
+                _filter(console, case, f)
     _closing(console, case)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -142,6 +142,23 @@ def logs(case: Case, finding: Finding) -> list[tuple[str, str]]:
         return []
     whose = {"client": f"client {connection.client.ip}", "server": f"server {connection.server.ip}"}
     return [(whose.get(side, side), line) for side, line in connection.expected_log.items()]
+
+
+# Of findings that are only named, so many of one rule: whoever reads on knows the rest by then.
+MOST_ALIKE = 5
+
+
+def few_of_each(findings: Sequence[Finding]) -> Iterator[Finding | str]:
+    """The findings, of each rule `MOST_ALIKE` at most; then in words how many more there are."""
+    left = Counter(f.rule for f in findings)
+    named: Counter[str] = Counter()
+    for f in findings:
+        left[f.rule] -= 1
+        if named[f.rule] < MOST_ALIKE:
+            named[f.rule] += 1
+            yield f
+            if named[f.rule] == MOST_ALIKE and left[f.rule]:
+                yield f"and {left[f.rule]:,} more of {f.rule}, in --json and --html"
 
 
 def connection_filter(case: Case, finding: Finding, most: int = 3) -> str | None:

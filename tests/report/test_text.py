@@ -10,6 +10,9 @@ import pytest
 
 from analyzer.case import Case, Evidence, Frame
 from analyzer.report.text import color_wanted, render
+from analyzer.summary import summarize
+
+from .conftest import SENDER
 
 CASES = ["incident", "clean", "no_smtp", "broken", "hostile"]
 
@@ -152,3 +155,26 @@ def test_colour_adds_nothing_but_colour(incident: Case) -> None:
     colourful = render(incident, color=True)
     assert "\x1b[" in colourful
     assert re.sub(r"\x1b\[[0-9;]*m", "", colourful) == render(incident)
+
+
+def test_many_alike_are_counted(incident: Case) -> None:
+    """Hundreds of paths that lost a packet do not bury the one thing that is wrong."""
+    small = incident.findings[-1]
+    many = [replace(small, id=n, receiver=f"203.0.113.{n}") for n in range(7, 200)]
+    text = render(replace(incident, findings=[*incident.findings, *many]))
+    assert "Also seen" in text
+    assert text.count("(small-mss)") == 5
+    assert "and 189 more of small-mss, in --json and --html" in text
+    assert len(text.splitlines()) < len(render(incident).splitlines()) + 15
+
+
+def test_the_verdict_counts_causes_alike(incident: Case) -> None:
+    """The first ones of a rule are told one by one, the others as a number; no rule hides another."""
+    hole, split = incident.findings[0], next(f for f in incident.findings if f.rule == "split-terminator")
+    holes = [replace(hole, id=n, receiver=f"203.0.113.{n}") for n in range(1, 41)]
+    told = summarize(replace(incident, findings=[*holes, split]))[1:]
+    assert [line.split(": ")[-1] for line in told] == [
+        *(f"{SENDER} to 203.0.113.{n} (certain)." for n in (1, 2, 3)),
+        "37 more.",
+        f"{SENDER} to {split.receiver} (likely).",
+    ]
