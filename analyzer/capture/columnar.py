@@ -508,26 +508,28 @@ class _Columns:
 def _options(options: Fields, size: Array, columns: dict[str, Array]) -> npt.NDArray[np.uint32]:
     """The columns of the TCP options (`size` bytes of them per packet); returns the SACK blocks.
 
-    Three layouts are read where they stand: NOP, NOP, timestamps (RFC 7323 appendix A), which nearly all packets carry,
-    the same followed by NOP, NOP, SACK, and the SYN of Linux: MSS, SACK permitted, timestamps, NOP, window scale. The
-    others are walked option by option, all packets in step.
+    What nearly all packets carry is read where it stands: NOP, NOP, timestamps (RFC 7323 appendix A); NOP, NOP, SACK, alone
+    or behind these; and the SYN of Linux: MSS, SACK permitted, timestamps, NOP, window scale. The others are walked option
+    by option, all packets in step.
     """
     n = len(size)
     usual = (size == 12) & (options.u4(0) == 0x0101080A)
-    columns["has_ts"] = usual.copy()
-    columns["ts_val"] = np.where(usual, options.u4(4), np.uint32(0)).astype(np.uint32)
-    columns["ts_ecr"] = np.where(usual, options.u4(8), np.uint32(0)).astype(np.uint32)
+    columns["has_ts"] = usual
+    columns["ts_val"] = options.u4(4) * usual
+    columns["ts_ecr"] = options.u4(8) * usual
     columns["mss"] = np.zeros(n, np.uint16)
     columns["window_scale"] = np.full(n, -1, np.int8)
     columns["sack_permitted"] = np.zeros(n, bool)
     columns["sack_at"] = np.zeros(n, np.int32)
     columns["sack_count"] = np.zeros(n, np.uint8)
-    others = np.flatnonzero((size > 0) & ~usual)
+    others = np.flatnonzero((size > 0) > usual)
     blocks = np.empty((0, 2), np.uint32)
     if len(others):
         others = _linux_syn(options, size, others, columns)
-    if len(others):
-        others, blocks = _usual_sack(options, size, others, columns)
+    for sack_at in (12, 0):
+        if len(others):
+            others, more = _usual_sack(options, size, others, columns, sack_at, len(blocks))
+            blocks = np.concatenate((blocks, more))
     if len(others):
         blocks = np.concatenate((blocks, _walk_options(options, size, others, columns, len(blocks))))
     return blocks
@@ -548,17 +550,22 @@ def _linux_syn(options: Fields, size: Array, rows: Rows, columns: dict[str, Arra
 
 
 def _usual_sack(
-    options: Fields, size: Array, rows: Rows, columns: dict[str, Array]
+    options: Fields, size: Array, rows: Rows, columns: dict[str, Array], at: int, before: int
 ) -> tuple[Rows, npt.NDArray[np.uint32]]:
-    """Reads the rows with NOP, NOP, timestamps, NOP, NOP, SACK; gives back the others, and the SACK blocks."""
-    rest = size[rows] - 16  # what is left for SACK blocks of 8 bytes, 3 at most
-    is_sack = (rest >= 8) & (rest % 8 == 0) & (options.u4(0)[rows] == 0x0101080A)
-    is_sack &= options.u4(12)[rows] == 0x01010502 + rest
+    """Reads the rows with NOP, NOP, SACK at the end, which is at byte 0 or (`at` 12) behind NOP, NOP, timestamps.
+
+    Gives back the others, and the SACK blocks.
+    """
+    rest = size[rows] - (at + 4)  # what is left for SACK blocks of 8 bytes, 4 at most
+    is_sack = (rest >= 8) & (rest % 8 == 0) & (options.u4(at)[rows] == 0x01010502 + rest)
+    if at:
+        is_sack &= options.u4(0)[rows] == 0x0101080A
     sacks = rows[is_sack]
-    columns["has_ts"][sacks] = True
-    columns["ts_val"][sacks] = options.u4(4)[sacks]
-    columns["ts_ecr"][sacks] = options.u4(8)[sacks]
-    blocks = _take_blocks(options.bytes, options.place(sacks, 16), rest[is_sack] >> 3, sacks, columns, 0)
+    if at:
+        columns["has_ts"][sacks] = True
+        columns["ts_val"][sacks] = options.u4(4)[sacks]
+        columns["ts_ecr"][sacks] = options.u4(8)[sacks]
+    blocks = _take_blocks(options.bytes, options.place(sacks, at + 4), rest[is_sack] >> 3, sacks, columns, before)
     others: Rows = rows[~is_sack]
     return others, blocks
 
@@ -585,11 +592,10 @@ def _walk_options(
     table[:, :40] = options.bytes.reshape(-1, width)[rows, 20:60]
     flat = table.reshape(-1)
     halves, words = sliding(flat, ">u2"), sliding(flat, ">u4")
-    sack_from = np.full(len(rows), -1, np.int64)
-    sack_count = np.zeros(len(rows), np.int64)
     at = np.arange(len(rows)) * table.shape[1]
     end = at + size[rows]
     live = np.arange(len(rows))
+    found: list[tuple[Array, ...]] = []  # per turn: row of `table`, place in it, kind and length of an option
     while len(live):
         place = at[live]
         kind = flat[place]
@@ -599,24 +605,27 @@ def _walk_options(
         length[single] = 1
         good = (kind != 0) & (single | (length >= 2)) & (place + length <= end[live])
         live, place, kind, length = live[good], place[good], kind[good], length[good]
-        for code, sized, name in ((2, 4, "mss"), (3, 3, "window_scale"), (4, 2, "sack_permitted"), (8, 10, "has_ts")):
-            hit = (kind == code) & (length == sized)
-            if not hit.any():
-                continue
-            row, value = rows[live[hit]], place[hit] + 2
-            if name == "mss":
-                columns[name][row] = halves[value]
-            elif name == "window_scale":
-                columns[name][row] = np.minimum(flat[value], 14)
-            else:
-                columns[name][row] = True
-                if name == "has_ts":
-                    columns["ts_val"][row] = words[value]
-                    columns["ts_ecr"][row] = words[value + 4]
-        hit = (kind == 5) & (length % 8 == 2) & (length >= 10) & (length <= 34)
-        sack_from[live[hit]] = place[hit] + 2
-        sack_count[live[hit]] = length[hit] >> 3
+        found.append((live, place, kind, length))
         at[live] += length
         live = live[at[live] < end[live]]
+    where, place, kind, length = map(np.concatenate, zip(*found, strict=True))
+    # of what a packet says twice the last one counts
+    for code, sized, name in ((2, 4, "mss"), (3, 3, "window_scale"), (4, 2, "sack_permitted"), (8, 10, "has_ts")):
+        hit = np.flatnonzero((kind == code) & (length == sized))
+        row, value = rows[where[hit]], place[hit] + 2
+        if name == "mss":
+            columns[name][row] = halves[value]
+        elif name == "window_scale":
+            columns[name][row] = np.minimum(flat[value], 14)
+        else:
+            columns[name][row] = True
+            if name == "has_ts":
+                columns["ts_val"][row] = words[value]
+                columns["ts_ecr"][row] = words[value + 4]
+    hit = np.flatnonzero((kind == 5) & (length % 8 == 2) & (length >= 10) & (length <= 34))
+    sack_from = np.full(len(rows), -1, np.int64)
+    sack_from[where[hit]] = place[hit] + 2
+    sack_count = np.zeros(len(rows), np.int64)
+    sack_count[where[hit]] = length[hit] >> 3
     have = np.flatnonzero(sack_count)
     return _take_blocks(flat, sack_from[have], sack_count[have], rows[have], columns, before)
