@@ -157,7 +157,8 @@ def distinct(values: Array) -> Array:
 def _count_other(tally: Tally, src_port: Array, dst_port: Array) -> None:
     if len(src_port):
         tally.add("other-tcp", len(src_port))
-        tally.tcp_ports += np.bincount(np.minimum(src_port, dst_port), minlength=65536)
+        ports = np.bincount(np.minimum(src_port, dst_port))
+        tally.tcp_ports[: len(ports)] += ports
 
 
 class _Sieve:
@@ -172,20 +173,24 @@ class _Sieve:
     def link(self, link_type: int) -> None:
         """The packets of one link type, down to their IP headers."""
         records = self.records
-        rows = np.flatnonzero(records.link_type == link_type)
+        rows = np.arange(len(records))
+        captured, at = records.captured, records.at
+        of_this_type = records.link_type == link_type
+        if not of_this_type.all():
+            rows = np.flatnonzero(of_this_type)
+            captured, at = captured[rows], at[rows]
         header_bytes = {1: 14, 113: 16, 276: 20, 0: 4, 108: 4, 101: 0, 12: 0, 14: 0, 228: 0, 229: 0}.get(link_type)
         if header_bytes is None:
             self.declined.append(rows)
             return
-        captured = records.captured[rows]
         short = captured < max(header_bytes, 1)
         if short.any():
             self.declined.append(rows[short])
-            rows, captured = rows[~short], captured[~short]
+            rows, captured, at = rows[~short], captured[~short], at[~short]
             if not len(rows):
                 return
-        packets = _Packets(rows, records.at[rows] + header_bytes, captured - header_bytes)
-        fields = Fields(records.buffer, records.at[rows], SIEVE_BYTES)
+        packets = _Packets(rows, at + header_bytes, captured - header_bytes)
+        fields = Fields(records.buffer, at, SIEVE_BYTES)
         if link_type == 1:
             ethertype = fields.u2(12)
         elif link_type == 113:
@@ -215,9 +220,8 @@ class _Sieve:
         # as long as the frame), as captured.
         tcp4 = (
             (ethertype == IP4)
-            & (ip.u1(9) == TCP)
             & (ip.u1(0) == 0x45)
-            & (ip.u2(6) & 0x3FFF == 0)
+            & (ip.u4(6) & 0x3FFF00FF == TCP)  # fragment, time to live, protocol
             & (ip.u2(2) - np.uint16(1) >= 39)
             & (packets.captured >= 40)
         )
@@ -226,8 +230,9 @@ class _Sieve:
         self._tcp(ip.skip(20), packets, tcp4, 4)
         if tcp4.all():
             return
-        tcp6 = (ethertype == IP6) & (ip.u1(6) == TCP) & (ip.u1(0) >> 4 == 6) & (packets.captured >= 60)
+        tcp6 = ethertype == IP6
         if tcp6.any():
+            tcp6 &= (ip.u1(6) == TCP) & (ip.u1(0) >> 4 == 6) & (packets.captured >= 60)
             tcp6 &= ip.u2(4) - np.uint16(1) >= 19
             if packets.depth:
                 tcp6 &= ip.u2(4) != 0
@@ -304,7 +309,7 @@ class _Sieve:
 
     def _tcp(self, tcp: Fields, packets: _Packets, mask: Mask, version: int) -> None:
         """The packets of `mask` are TCP: keeps the wanted ones, counts the others."""
-        src_port, dst_port = tcp.u2(0), tcp.u2(2)
+        src_port, dst_port = tcp.u2(0).astype(np.uint16), tcp.u2(2).astype(np.uint16)
         wanted = self.wanted.port_mask(src_port, dst_port)
         keep = np.flatnonzero(mask & wanted)
         if len(keep):
