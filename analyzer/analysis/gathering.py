@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, fields
+from itertools import islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,10 +44,34 @@ TEXT_OF_A_ROW_BYTES = 2000
 FourTuple = tuple[int, int, int, int]  # (source, source port, destination, destination port)
 
 
+class PackedTalks(NamedTuple):
+    """Talks field by field, which go from process to process in a third of the time that objects take."""
+
+    fields: list[list[Any]]  # of each field of Talk the values; but of its mails how many there are
+    mail_fields: list[list[Any]]  # the same of all their MailRecords
+
+    @classmethod
+    def of(cls, talks: list[mails.Talk]) -> PackedTalks:
+        columns = [[*map(attrgetter(name), talks)] for name in _TALK_FIELDS]
+        columns[_MAILS] = [len(records) for records in columns[_MAILS]]
+        records = [m for t in talks for m in t.mails]
+        return cls(columns, [[*map(attrgetter(name), records)] for name in _MAIL_FIELDS])
+
+    def unpacked(self) -> list[mails.Talk]:
+        records = map(mails.MailRecord, *self.mail_fields)
+        columns = [*self.fields]
+        columns[_MAILS] = [list(islice(records, count)) for count in columns[_MAILS]]
+        return list(map(mails.Talk, *columns))
+
+
+_TALK_FIELDS, _MAIL_FIELDS = ([field.name for field in fields(kind)] for kind in (mails.Talk, mails.MailRecord))
+_MAILS = _TALK_FIELDS.index("mails")
+
+
 class Part(NamedTuple):
     """What was found out in one part of the captures."""
 
-    talks: list[mails.Talk]
+    talks: PackedTalks
     ledgers: dict[tuple[str, str], paths.PathLedger]
     sightings: list[Sightings]
     captures: list[CaptureInfo]
@@ -94,7 +120,7 @@ class Gathered:
     def part(self) -> Part:
         """All that is known, to be joined to the part before."""
         return Part(
-            self.talks,
+            PackedTalks.of(self.talks),
             self.ledgers,
             self.sightings,
             self.captures,
@@ -125,7 +151,7 @@ class Gathered:
         for tracker, handed_over in zip(self.points.trackers, part.handed_over, strict=False):
             if not tracker.join(handed_over):
                 return False
-        self.talks += part.talks
+        self.talks += part.talks.unpacked()
         for ends, ledger in part.ledgers.items():
             self._ledger(ends).join(ledger)
         self.sightings += part.sightings
