@@ -5,6 +5,7 @@ Packets -> Tracker -> measure -> talks and sightings -> path ledgers.
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, fields
@@ -238,6 +239,7 @@ class Gathered:
             self.take(tracker.finish())
             if tracker.let_go:
                 self.counts["let_go"] += tracker.let_go
+        _give_back()
 
     def take(self, group: Group) -> None:
         """Judge the connections that are over."""
@@ -428,6 +430,19 @@ class Gathered:
         if sighting.hole is not None and sighting.hole.filled_ns is None:
             return int(sighting.hole.seq)
         return None
+
+
+def _give_back() -> None:
+    """What was freed while packets were columns goes back to the system, before objects take as much again.
+
+    glibc keeps freed memory that lies below some that is in use, and Python's objects do not live in what it keeps.
+    """
+    try:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (OSError, TypeError):  # systems without a C library of this name
+        return
+    if trim is not None:
+        trim(0)
 
 
 def _stuck_mails(talk: mails.Talk, sighting: Sighting, lost: int | None) -> list[int]:

@@ -19,6 +19,7 @@ class Ledgers:
     def __init__(self, run: Gathered) -> None:
         talks = run.talks
         self.regular = RegularPaths(joined(run.sightings), talks)
+        run.sightings.clear()
         alone = np.ones(len(self.regular), bool)
         odd = []
         for ends, ledger in run.ledgers.items():

@@ -125,7 +125,6 @@ class RegularPaths:
     """
 
     def __init__(self, seen: Sightings, talks: Sequence[Talk]) -> None:
-        self.seen = seen
         self.talks = talks
         hosts: dict[str, int] = {}
         client, server = (
@@ -145,7 +144,9 @@ class RegularPaths:
         # the first connection, and within it the client's data before the server's
         first = self._reduced(np.minimum, 2 * seen.connection + seen.from_server)
         self.first_connection, self.first_from_server = first >> 1, first & 1
-        self._add_sizes()
+        self._add_sizes(seen)
+        # added up, the sizes of single connections are of no use any more
+        self.seen = seen._replace(**{name: np.zeros(0, np.int8) for name in Sightings._fields if "size_" in name})
 
     def __len__(self) -> int:
         return self._count
@@ -160,9 +161,8 @@ class RegularPaths:
         reduced: Column = how.reduceat(column[self.rows], self.bounds[:-1])
         return reduced
 
-    def _add_sizes(self) -> None:
+    def _add_sizes(self, s: Sightings) -> None:
         """One row per path, size and fate."""
-        s = self.seen
         key = (self.path[s.size_row] << 27) + (s.size_ip_bytes.astype(np.int64) << 3) + s.size_fate
         order = np.argsort(key, kind="stable")
         key = key[order]
