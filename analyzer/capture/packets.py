@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -67,6 +68,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
+@lru_cache(maxsize=65536)
 def address_text(hi: int, lo: int) -> str:
     """The printable form of an address held as two 64-bit halves (RFC 5952 for IPv6)."""
     if hi == 0 and lo >> 32 == 0xFFFF:

@@ -9,7 +9,6 @@ them at the end. A connection that any of the three finds odd is left to the lon
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from itertools import repeat
 from typing import Any
 from zlib import crc32
@@ -31,8 +30,6 @@ from .mails import MailRecord, Ref, Talk
 _FAR = np.int64(1) << 44  # larger than any offset: keeps streams apart in columns that run over all of them
 _WHOLE = cuts(0, ())
 _WHO = ("client", "server", "nobody")
-
-_text = lru_cache(maxsize=65536)(address_text)
 
 
 def _where(known: Bools, values: npt.NDArray[Any]) -> list[Any]:
@@ -290,7 +287,7 @@ class RegularGroup:
         client, server = 2 * of, 2 * of + 1
         clients, servers = t[d.bounds[client]], t[d.bounds[server]]
         texts = [
-            list(map(_text, high.tolist(), low.tolist()))
+            list(map(address_text, high.tolist(), low.tolist()))
             for high, low in ((clients.src_hi, clients.src_lo), (clients.dst_hi, clients.dst_lo))
         ]
         # the first packet is the client's, unless the server's stands before it

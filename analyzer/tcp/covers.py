@@ -12,8 +12,8 @@ import numpy as np
 
 from .connections import Ints
 
-# Up to so many bytes are looked for one by one: NumPy passes over all packets faster than the tree is made.
-FEW = 32
+# Up to so many pairs of a byte and a packet are looked at one by one: NumPy does it faster than the tree is made.
+FEW = 1 << 16
 
 
 def next_carriers(points: Ints, after: Ints, starts: Ints, ends: Ints) -> Ints:
@@ -23,11 +23,13 @@ def next_carriers(points: Ints, after: Ints, starts: Ints, ends: Ints) -> Ints:
     order.
     """
     found = np.full(len(points), -1, np.int64)
-    if len(points) <= FEW:
-        for k, (point, place) in enumerate(zip(points.tolist(), after.tolist(), strict=True)):
-            later = np.flatnonzero((starts[place + 1 :] <= point) & (ends[place + 1 :] > point))
-            if len(later):
-                found[k] = place + 1 + later[0]
+    if not len(points):
+        return found
+    if len(points) * len(starts) <= FEW:
+        carries = (starts <= points[:, None]) & (ends > points[:, None])
+        carries &= np.arange(len(starts)) > after[:, None]
+        some = carries.any(axis=1)
+        found[some] = carries[some].argmax(axis=1)
         return found
     known, leaf = np.unique(points, return_inverse=True)
     size = 1 << int(len(known) - 1).bit_length()

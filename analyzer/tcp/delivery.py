@@ -201,9 +201,13 @@ class Direction:
 
         Left out: D-SACKs (RFC 2883), and blocks outside of what the peer sent (see `sacks_outside`).
         """
-        time, left, right = self._all_sacks
-        known = (left >= 0) & (right <= self._peer_end)
-        return list(zip(time[known].tolist(), left[known].tolist(), right[known].tolist(), strict=True))
+        return list(zip(*(column[self._believable].tolist() for column in self._all_sacks), strict=True))
+
+    @cached_property
+    def _believable(self) -> Bools:
+        _, left, right = self._all_sacks
+        believable: Bools = (left >= 0) & (right <= self._peer_end)
+        return believable
 
     @cached_property
     def tells_sack(self) -> bool:
@@ -216,7 +220,7 @@ class Direction:
     @cached_property
     def sacks_outside(self) -> int:
         """SACK blocks outside of what the peer sent: a middlebox shifted sequence numbers but not SACK."""
-        return len(self._all_sacks[0]) - len(self.sacks)
+        return int((~self._believable).sum())
 
     @cached_property
     def _peer_end(self) -> int:
@@ -368,7 +372,7 @@ class Trace:
 def merge_ranges(ranges: object) -> list[tuple[int, int]]:
     """The union of (left, right) ranges, sorted and disjoint."""
     out: list[tuple[int, int]] = []
-    for left, right in sorted(ranges):  # type: ignore[call-overload]
+    for left, right in sorted(set(ranges)):  # type: ignore[call-overload]
         if out and left <= out[-1][1]:
             out[-1] = (out[-1][0], max(out[-1][1], right))
         else:

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from ..capture.packets import ACK, FIN, RST, SYN, IcmpError, address_text
-from .connections import Bools, Ints
+from .connections import Ints
 from .covers import next_carriers
 from .delivery import ACKED, LOST, NOT_ACK, SACKED, Direction, Trace, merge_ranges
 from .streams import Stream
@@ -414,60 +414,56 @@ def _sizes(d: Direction, sighting: Sighting) -> None:
     rows = np.flatnonzero(d.data)
     if not len(rows):
         return
-    fate = d.fate
-    spurious = d.peer.told_twice
-    whole = ~d.offloaded[rows] & (d.ip_bytes[rows] <= _largest_single(d, rows))
-    good = d.sent_once[rows] & ((fate[rows] == ACKED) | (fate[rows] == SACKED)) & whole
-    # at the receiver a packet that is here was delivered, acknowledged or not
-    if sighting.at == "at_receiver":
-        good = whole & (d.table.fragments[rows] == 0)
-    loose = good & ~d.df[rows] & (sighting.at != "at_receiver")
-    if sighting.at != "at_receiver":
-        good &= d.df[rows] & (d.table.fragments[rows] == 0)
-    superseded = _superseded(d, rows)
-    # what left in the last second may still be under way
-    settled = d.time_ns[rows] < sighting.capture_end_ns - UNDER_WAY_NS
-    bad = whole & ~good & ~loose & (superseded | ((fate[rows] == LOST) & settled & (len(d.peer) > 0)))
-    if sighting.at == "at_receiver":
-        bad &= False
+    at_receiver = sighting.at == "at_receiver"
+    fate, size, time_ns, df, once = (x[rows] for x in (d.fate, d.ip_bytes, d.time_ns, d.df, d.sent_once))
+    in_one = d.table.fragments[rows] == 0
+    whole = ~d.offloaded[rows] & (size <= _largest_single(d, rows))
+    again = _carried_again(d, rows)
+    superseded = again >= 0
+    if at_receiver:  # a packet that is here was delivered, acknowledged or not
+        good = whole & in_one
+        bad = loose = np.zeros(len(rows), bool)
+    else:
+        passed = whole & once & ((fate == ACKED) | (fate == SACKED))
+        good, loose = passed & df & in_one, passed & ~df
+        # what left in the last second may still be under way
+        settled = time_ns < sighting.capture_end_ns - UNDER_WAY_NS
+        bad = whole & ~good & ~loose & (superseded | ((fate == LOST) & settled & (len(d.peer) > 0)))
     ledgers = (sighting.delivered, sighting.lost, sighting.delivered_df_off)
-    fared = np.select((good, bad, loose), (0, 1, 2), 3)
-    columns = (d.ip_bytes[rows], d.time_ns[rows], fared, whole)
-    for size, at, ledger, single in zip(*(column.tolist() for column in columns), strict=True):
+    fared = np.where(good, 0, np.where(bad, 1, np.where(loose, 2, 3)))
+    columns = (size, time_ns, fared, whole)
+    for ip_bytes, sent_ns, ledger, single in zip(*(column.tolist() for column in columns), strict=True):
         if ledger < 3:
             known = ledgers[ledger]
-            count, first, last = known.get(size, (0, at, 0))
-            known[size] = count + 1, first, max(last, at)
+            count, first, last = known.get(ip_bytes, (0, sent_ns, 0))
+            known[ip_bytes] = count + 1, first, max(last, sent_ns)
         if single and ledger > 1:
-            sighting.undecided[size] = sighting.undecided.get(size, 0) + 1
+            sighting.undecided[ip_bytes] = sighting.undecided.get(ip_bytes, 0) + 1
     _joined(d, rows, sighting)
     sighting.sent_segments = len(rows)
-    if sighting.at == "at_receiver":
+    if at_receiver:
         late = _late_fills(d, rows)
         sighting.lost_segments = len(late)
         sighting.delayed_s = max((s for _, s in late), default=0.0)
         return
-    sighting.lost_segments = max(int(superseded.sum()) - spurious, 0)
-    sighting.lost_joined = int((superseded & ~whole).sum())
-    for size, time_ns in _came_smaller(d, rows, superseded & whole):
-        sighting.cut[size] = sighting.cut.get(size, 0) + 1
-        sighting.cut_ns[size] = time_ns
-    times, top = _acked_times(d)
-    for row in rows[superseded].tolist():
-        acked = _first_ack_above(times, top, int(d.seq[row]))
-        until = acked if acked is not None else int(d.time_ns[rows[-1]])
-        sighting.delayed_s = max(sighting.delayed_s, (until - int(d.time_ns[row])) / 1e9)
+    lost = np.flatnonzero(superseded)
+    if len(lost):
+        sighting.lost_segments = max(len(lost) - d.peer.told_twice, 0)
+        sighting.lost_joined = int((~whole[lost]).sum())
+        for ip_bytes, sent_ns in _came_smaller(d, rows, lost[whole[lost]], again):
+            sighting.cut[ip_bytes] = sighting.cut.get(ip_bytes, 0) + 1
+            sighting.cut_ns[ip_bytes] = sent_ns
+        times, top = _acked_times(d)
+        acked_ns = np.append(times, time_ns[-1])[np.searchsorted(top, d.seq[rows[lost]], side="right")]
+        sighting.delayed_s = max(int((acked_ns - time_ns[lost]).max()), 0) / 1e9
 
 
-def _came_smaller(d: Direction, rows: Ints, lost: Bools) -> Iterator[tuple[int, int]]:
+def _came_smaller(d: Direction, rows: Ints, lost: Ints, again: Ints) -> Iterator[tuple[int, int]]:
     """(size, when sent) of lost packets that came again in smaller ones: the sender had learnt that they were too big."""
-    places = np.flatnonzero(lost)
-    seqs = d.seq[rows[places]]
-    carriers = next_carriers(seqs, places, d.seq[rows], d.end[rows])
-    for place, seq, again in zip(places.tolist(), seqs.tolist(), carriers.tolist(), strict=True):
-        size = int(d.ip_bytes[rows[place]])
-        if again >= 0 and _wire_size(d, int(rows[again]), seq) < size - SAME_SIZE_BYTES:
-            yield size, int(d.time_ns[rows[place]])
+    columns = (rows[lost], rows[again[lost]], d.seq[rows[lost]], d.ip_bytes[rows[lost]])
+    for row, carrier, seq, size in zip(*(column.tolist() for column in columns), strict=True):
+        if _wire_size(d, carrier, seq) < size - SAME_SIZE_BYTES:
+            yield size, int(d.time_ns[row])
 
 
 def _late_fills(d: Direction, rows: Ints) -> list[tuple[int, float]]:
@@ -550,23 +546,21 @@ def _largest_single(d: Direction, rows: Ints) -> int:
     return 1 << 30
 
 
-def _superseded(d: Direction, rows: Ints) -> Bools:
-    """Rows whose first byte was sent again later: each such send was lost, or its ACK was.
+def _carried_again(d: Direction, rows: Ints) -> Ints:
+    """Per row: the place among them of the next one that carries its first byte (then this send was lost, or its ACK was);
+    -1 when there is none.
 
     A packet of one byte is no such send, neither first nor again: keep-alives repeat the last byte (RFC 9293 3.8.4), and
     probes of a shut window the next one (3.8.6.1), in order to be answered.
     """
-    real = d.payload_bytes[rows] > 1
-    if not real.all():
-        among = np.zeros(len(rows), bool)
-        among[real] = _superseded(d, rows[real])
-        return among
-    later_low = np.minimum.accumulate(d.seq[rows][::-1])[::-1]
-    out = np.zeros(len(rows), bool)
-    out[:-1] = later_low[1:] < d.end[rows][:-1]
-    candidates = np.flatnonzero(out)
-    out[candidates] = next_carriers(d.seq[rows[candidates]], candidates, d.seq[rows], d.end[rows]) >= 0
-    return out
+    again = np.full(len(rows), -1, np.int64)
+    real = np.flatnonzero(d.payload_bytes[rows] > 1)
+    seq, end = d.seq[rows[real]], d.end[rows[real]]
+    lowest_later = np.minimum.accumulate(seq[::-1])[::-1]
+    candidates = np.flatnonzero(lowest_later[1:] < end[:-1])
+    carriers = next_carriers(seq[candidates], candidates, seq, end)
+    again[real[candidates]] = np.where(carriers >= 0, real[carriers], -1)
+    return again
 
 
 def _judge_icmp(d: Direction, errors: list[IcmpError], rtt_ns: int) -> list[IcmpSighting]:

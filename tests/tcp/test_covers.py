@@ -24,7 +24,7 @@ def test_the_tree_finds_what_looking_one_by_one_finds(packets: list[tuple[int, i
         next((j for j in range(place + 1, len(packets)) if starts[j] <= point < starts[j] + sizes[j]), -1)
         for point, place in asked
     ]
-    for few in (0, len(points)):
+    for few in (0, len(points) * len(packets)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(covers, "FEW", few)
             assert covers.next_carriers(points, after, starts, starts + sizes).tolist() == expected
