@@ -25,7 +25,7 @@ from ..smtp.dialogue import Mail
 from ..smtp.terminator import LENGTH
 from ..tcp.connections import Group, HandedOver, Tracker
 from ..tcp.delivery import Delivery, Trace, measure
-from ..tcp.path_mtu import UNHEARD_SENDS, Sighting, examine, examine_resends
+from ..tcp.path_mtu import UNHEARD_SENDS, Sighting, examine, examine_more
 from ..tcp.regular import AT
 from .options import Options
 
@@ -256,7 +256,6 @@ class Gathered:
             regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns, key, self._next_mail)
             self._next_mail += regular.mails
         is_regular = regular.regular if regular is not None else [False] * len(group)
-        resent = regular.resent if regular is not None else []
         taken: dict[int, mails.Talk] = {}  # of the regular ones, by the number of the connection in the group
         for k, silent in enumerate(self._silent(delivery)):
             if silent:
@@ -266,18 +265,28 @@ class Gathered:
                 if not self._take_connection(trace, key + k):
                     trace.part()
             else:
-                talk = regular.talks[k]
-                if talk is None:
-                    trace = delivery.trace(k)
-                    talk = mails.read_talk(key + k, trace, self.clock_ns, self._next_mail)
-                    self._next_mail += len(talk.mails)
-                    trace.part()
-                if self._takes(talk):
-                    taken[k] = talk
-                    if resent[k]:
-                        self._weigh_resends(regular, k, talk)
+                self._take_regular(regular, k, key + k, taken)
         if taken and regular is not None:
             self.sightings.append(Sightings.of(regular.survey, taken, self.clock_ns))
+
+    def _take_regular(self, regular: RegularGroup, k: int, key: int, taken: dict[int, mails.Talk]) -> None:
+        talk, more = regular.talks[k], regular.more[k]
+        shared = talk is not None
+        if talk is not None and not more:  # nearly always
+            if self._takes(talk):
+                taken[k] = talk
+            return
+        trace, kept = regular.delivery.trace(k), False
+        if talk is None:
+            talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail)
+            self._next_mail += len(talk.mails)
+        if self._takes(talk):
+            taken[k] = talk
+            kept = more and self._weigh_more(regular, k, talk, trace)
+            if not shared:
+                self._abridge(talk)
+        if not kept:
+            trace.part()
 
     def _takes(self, talk: mails.Talk) -> bool:
         """Whether this connection is one to judge, and has room; then it is kept."""
@@ -289,24 +298,22 @@ class Gathered:
         self.talks.append(talk)
         return True
 
-    def _weigh_resends(self, regular: RegularGroup, k: int, talk: mails.Talk) -> None:
-        """What was sent three times or more, and got through in the end: all that is left of `_weigh`."""
-        trace = regular.delivery.trace(k)
+    def _weigh_more(self, regular: RegularGroup, k: int, talk: mails.Talk, trace: Trace) -> bool:
+        """What the capture missed, and what got through after many resends: all that is left of `_weigh`."""
         sides = (("client", trace.client.ip, trace.server.ip), ("server", trace.server.ip, trace.client.ip))
         kept = []
         for direction, (sender_is, *ends) in enumerate(sides):
-            if regular.survey.thrice[2 * k + direction]:
+            if regular.survey.more[2 * k + direction]:
                 at = AT[regular.survey.at[2 * k + direction]]
-                sighting = examine_resends(trace, direction, at, self.clock_ns)
-                if sighting.stuck:
+                sighting = examine_more(trace, direction, at, self.clock_ns)
+                if sighting.stuck or sighting.ack_past_hole:
                     view = paths.View(talk.key, trace, sighting, sender_is, (), False, False, False, talk.stream)
                     kept.append((ends, view))
         for (sender, receiver), view in kept:
             self._ledger((sender, receiver)).keep(view)
         if kept:
             trace.let_go()
-        else:
-            trace.part()
+        return bool(kept)
 
     def _note_unanswered(self, delivery: Delivery) -> None:
         """Connections to a port of mail that the capture knows by nothing but SYNs, sent again and again."""
@@ -369,9 +376,13 @@ class Gathered:
         self._next_mail += len(talk.mails)
         self.used_icmp.update((e.capture, e.frame) for e in trace.icmp)
         kept = self._weigh(key, trace, talk)
-        talk.dialogue.abridge()
-        self.rows += 1 + len(talk.dialogue.commands) // COMMANDS_OF_A_ROW  # its dialogue is shared with nobody
+        self._abridge(talk)
         return kept
+
+    def _abridge(self, talk: mails.Talk) -> None:
+        """Of a talk whose dialogue is shared with nobody."""
+        talk.dialogue.abridge()
+        self.rows += 1 + len(talk.dialogue.commands) // COMMANDS_OF_A_ROW
 
     def _is_smtp(self, talk: mails.Talk) -> bool:
         """An SMTP dialogue; or, on a port of SMTP, data of which the beginning was not captured or is TLS."""

@@ -44,12 +44,14 @@ class RegularGroup:
         self.survey: Survey = survey(delivery, odd)
         self.delivery = delivery
         self.capture_end_ns = capture_end_ns
+        more = self.survey.more
+        self.more: list[bool] = (more[0::2] | more[1::2]).tolist()  # connections of which columns do not say all
         self.talks: list[Talk | None] = [None] * len(delivery.group)  # None: to be read the long way
         self.mails = 0
         if self.survey.regular.any():
             self._lay_out()
             self.plain: Plain = read_plain(self.pieces)
-            self.plain.plain &= self.survey.regular
+            self.plain.plain &= self.survey.regular & self.survey.whole
             mails = self._make_mails(first_key, first_mail)
             self._make_talks(first_key, mails, first_mail)
 
@@ -58,13 +60,6 @@ class RegularGroup:
         """Connections whose packets are regular, whatever was said in them."""
         regular: list[bool] = self.survey.regular.tolist()
         return regular
-
-    @property
-    def resent(self) -> list[bool]:
-        """Connections of which some bytes were sent three times or more."""
-        thrice = self.survey.thrice
-        resent: list[bool] = (thrice[0::2] | thrice[1::2]).tolist()
-        return resent
 
     # ------------------------------------------------------------ columns of packets
 

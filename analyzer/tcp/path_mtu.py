@@ -718,21 +718,21 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
         d.acked = _acked_unheard(d)
     if d.acked is not None and d.acked > d.sent + 1:
         s.ack_past_hole = d.acked - d.sent
-    s.ack_past_hole += _acked_gap_bytes(d)
     s.sack_outside = d.peer.sacks_outside
     _sizes(d, s)
-    _resends(d, s, rtt_ns)
+    _gaps_and_resends(d, s, rtt_ns)
     return s
 
 
-def examine_resends(trace: Trace, direction: int, at: At, capture_end_ns: int) -> Sighting:
+def examine_more(trace: Trace, direction: int, at: At, capture_end_ns: int) -> Sighting:
     """What `examine` would say of a direction (0: the client's data) but for what `regular.survey` knows of it."""
     s = Sighting(trace.directions[direction], at, capture_end_ns=capture_end_ns)
-    _resends(s.direction, s, _rtt_ns(trace))
+    _gaps_and_resends(s.direction, s, _rtt_ns(trace))
     return s
 
 
-def _resends(d: Direction, s: Sighting, rtt_ns: int) -> None:
+def _gaps_and_resends(d: Direction, s: Sighting, rtt_ns: int) -> None:
+    s.ack_past_hole += _acked_gap_bytes(d)
     s.stuck = _find_stuck(d, s.capture_end_ns)
     main = s.main
     if main is not None:

@@ -3,7 +3,7 @@
 `path_mtu.examine` looks at one direction of one connection and weighs what it sees. For nine connections of ten there is
 nothing to weigh: both handshakes were seen, what was sent was all acknowledged, whatever was lost or overtaken on the way.
 What `examine` would say of these follows from columns, and `survey` says it for a whole group of connections at once
-(but for bytes that were sent `thrice`). Whatever is not plain goes the long way; the two give equal cases
+(but for bytes that the capture missed, or that were sent three times). Whatever is not plain goes the long way; the two give equal cases
 (tests/detect/test_regular.py).
 """
 
@@ -46,7 +46,8 @@ class Survey:
 
     delivery: Delivery
     regular: Bools  # (k,)
-    thrice: Bools  # (2k,) some bytes were sent three times or more: how they fared is for path_mtu.examine_resends
+    whole: Bools  # (k,) all bytes are in the capture
+    more: Bools  # (2k,) there is more to say: some bytes are missing, or were sent three times (path_mtu.examine_more)
     at: npt.NDArray[np.int8]  # (2k,) where the capture was taken, seen from that direction's data; number in AT
     start_ns: Ints
     end_ns: Ints
@@ -62,7 +63,7 @@ class Survey:
     mss: Ints  # (2k,) announced by that side; 0 when it announced none
     wire_limit: Ints  # (2k,) largest IP packet of that side: what is longer was joined by offload
     sizes: Sizes
-    fresh: Ints  # rows of regular connections that carry bytes for the first time; by direction, in stream order
+    fresh: Ints  # rows of regular connections that are whole: those that carry bytes for the first time; by direction, in stream order
     again: Ints  # rows that carry bytes once more, in capture order
 
 
@@ -108,6 +109,7 @@ class _Surveying:
         regular = ~odd & both_sides & ~odd_direction.reshape(k, 2).any(axis=1)
         regular &= (handshake[0] != NEVER) & (handshake[1] != NEVER) & (handshake[2] != NEVER)
         self.regular_row = regular[self.direction >> 1]
+        whole = ~(self.gapped[0::2] | self.gapped[1::2])
         at = self._vantage(ttl, outgoing, handshake)
         time = self.table.time_ns
         heads = np.minimum(self.bounds[:-1], max(len(self.table) - 1, 0)).reshape(k, 2)
@@ -119,7 +121,8 @@ class _Surveying:
         return Survey(
             delivery=self.delivery,
             regular=regular,
-            thrice=self.thrice,
+            whole=whole,
+            more=self.thrice | self.gapped,
             at=at,
             start_ns=time[heads].min(axis=1),
             end_ns=time[tails].max(axis=1),
@@ -135,7 +138,7 @@ class _Surveying:
             mss=mss,
             wire_limit=self.wire_limit,
             sizes=self._sizes(at),
-            fresh=self.fresh[self.regular_row[self.fresh]],
+            fresh=self.fresh[(regular & whole)[self.direction[self.fresh] >> 1]],
             again=np.sort(self.again),
         )
 
@@ -190,7 +193,7 @@ class _Surveying:
     def _lay_out(self) -> None:
         """The pieces of each stream side by side: `fresh` rows carry its bytes for the first time, in stream order.
 
-        Regular pieces tile the stream. What was sent `again` may have been cut anew, and any number of times, but holds
+        Regular pieces tile the stream, but for what the capture missed (`gapped`). What was sent `again` may have been cut anew, and any number of times, but holds
         no byte that is new. Behind a loss or a detour `late` rows fill a hole. What is none of that ends in `odd_pieces`.
         """
         d = self.delivery
@@ -204,17 +207,18 @@ class _Surveying:
         partly = (start < before) & (stop > before)
         odd = [rows[partly & ~disorder[self.direction[rows]]]]
         out_of_order = np.flatnonzero(disorder[self.direction[rows]])
-        self.late = np.empty(0, np.int64)
+        self.gapped, self.late = np.zeros(self.dirs, bool), np.empty(0, np.int64)
         if len(out_of_order):
             some = out_of_order[np.argsort(start[out_of_order], kind="stable")]
             first[some], neither = _first_carriers(some, start[some], stop[some])
             odd.append(rows[some[neither]])
             some = some[first[some]]
             tiles = rows[some]
-            expected = np.append(0, stop[some][:-1])
             begins = np.ones(len(tiles), bool)
             begins[1:] = self.direction[tiles[1:]] != self.direction[tiles[:-1]]
-            odd.append(tiles[start[some] != np.where(begins, self.shift[tiles], expected)])
+            apart = start[some] != np.where(begins, self.shift[tiles], np.append(0, stop[some][:-1]))
+            odd.append(tiles[apart & begins])
+            self.gapped[self.direction[tiles[apart]]] = True
             late = out_of_order[first[out_of_order] & (start[out_of_order] < before[out_of_order])]
             self.late = rows[late]
             self.beyond = rows[np.searchsorted(top, start[late], side="right")]
