@@ -427,33 +427,28 @@ def measure(group: Group) -> Delivery:
     has_ack = ((t.flags & ACK) != 0) & ((t.flags & RST) == 0)  # the ack field of a RST is not to be trusted
 
     base, based = _origins(t, bounds, direction, syn, has_ack)
-    seq = _unwrap(t.seq, base[direction], head, nonempty, bounds)
+    seq = _unwrap(t.seq, base[nonempty], head)
     end = seq + t.payload_bytes
-    peer = direction ^ 1
     ack = np.full(n, NOT_ACK, np.int64)
     rows = np.flatnonzero(has_ack)
     if len(rows):
         d = direction[rows]
-        new = np.empty(len(rows), bool)
-        new[0] = True
-        np.not_equal(d[1:], d[:-1], out=new[1:])
-        ack[rows] = _unwrap_runs(t.ack[rows], base[peer[rows]], np.flatnonzero(new), d)
+        first = np.append(0, np.flatnonzero(d[1:] != d[:-1]) + 1)
+        ack[rows] = _unwrap(t.ack[rows], base[d[first] ^ 1], first)
 
     sent = np.zeros(2 * k, np.int64)
     acked = np.full(2 * k, NOT_ACK, np.int64)
     if n:
-        top = np.where(payload, end, np.where(based[direction], 0, NOT_ACK // 2))
-        sent[nonempty] = np.maximum.reduceat(top, head)
-        sent[sent < 0] = 0
+        sent[nonempty] = np.maximum(np.maximum.reduceat(np.where(payload, end, 0), head), 0)
         best = np.full(2 * k, NOT_ACK, np.int64)
         best[nonempty] = np.maximum.reduceat(ack, head)
         acked = best[np.arange(2 * k) ^ 1]
 
-    resend, sent_once = _overlaps(seq, end, payload, direction)
-    duplicate = _duplicates(t, seq, resend, direction)
+    resend, sent_once, by_place = _overlaps(seq, end, payload, direction)
+    duplicate = _duplicates(t, seq, by_place, direction)
     if duplicate.any():
         real = payload & ~duplicate
-        resend, sent_once = _overlaps(seq, end, real, direction)
+        resend, sent_once, _ = _overlaps(seq, end, real, direction)
     return Delivery(group, bounds, seq, end, ack, resend, duplicate, sent_once, acked, sent, based)
 
 
@@ -463,14 +458,15 @@ def _origins(t: PacketTable, bounds: Ints, direction: Ints, syn: Bools, has_ack:
     base = np.zeros(dirs, np.int64)
     based = np.zeros(dirs, bool)
     filled = np.diff(bounds) > 0
-    rows = np.flatnonzero(has_ack)[::-1]
-    base[direction[rows] ^ 1] = t.ack[rows]  # the earliest wins: later assignments overwrite
+    if not filled.all():
+        rows = np.flatnonzero(has_ack & ~filled[direction ^ 1])[::-1]
+        base[direction[rows] ^ 1] = t.ack[rows]  # the earliest wins: later assignments overwrite
     base[filled] = t.seq[bounds[:-1][filled]]
     rows = np.flatnonzero(syn)[::-1]
     base[direction[rows]] = t.seq[rows].astype(np.int64) + 1
     based[direction[rows]] = True
     # A SYN-ACK tells both origins; a one-way capture has only that
-    rows = np.flatnonzero(syn & has_ack)[::-1]
+    rows = rows[has_ack[rows]]
     other = direction[rows] ^ 1
     unseen = ~based[other]
     base[other[unseen]] = t.ack[rows][unseen]
@@ -478,54 +474,50 @@ def _origins(t: PacketTable, bounds: Ints, direction: Ints, syn: Bools, has_ack:
     return base & 0xFFFFFFFF, based
 
 
-def _unwrap(raw: npt.NDArray[np.uint32], base: Ints, head: Ints, nonempty: Bools, bounds: Ints) -> Ints:
-    runs = np.repeat(np.flatnonzero(nonempty), np.diff(bounds)[nonempty])
-    return _unwrap_runs(raw, base, head, runs)
+def _unwrap(raw: npt.NDArray[np.uint32], base: Ints, first: Ints) -> Ints:
+    """Relative 64-bit numbers: each differs from the one before by the nearest signed 32-bit step.
 
-
-def _unwrap_runs(raw: npt.NDArray[np.uint32], base: Ints, head: Ints, runs: Ints) -> Ints:
-    """Relative 64-bit numbers: each differs from the one before by the nearest signed 32-bit step."""
-    n = len(raw)
-    if not n:
-        return np.empty(0, np.int64)
-    step = np.empty(n, np.int64)
-    step[0] = 0
+    Runs of rows begin at `first`; the first row of each is as near to the run's `base` as can be.
+    """
+    step = np.zeros(len(raw), np.int64)
+    if not len(raw):
+        return step
     step[1:] = (raw[1:] - raw[:-1]).view(np.int32)
-    anchor = (raw[head].astype(np.int64) - base[head] + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-    step[head] = 0
-    total = np.cumsum(step)
-    # per run: subtract the running sum at its head, add the head's own relative number
-    shift = np.zeros(int(runs[-1]) + 1, np.int64)
-    shift[runs[head]] = anchor - total[head]
-    return total + shift[runs]
+    step[first] = 0
+    begin = (raw[first].astype(np.int64) - base + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+    end = begin + np.add.reduceat(step, first)
+    step[first] = begin - np.append(0, end[:-1])  # from where the run before ended
+    return np.cumsum(step)
 
 
-def _overlaps(seq: Ints, end: Ints, data: Bools, direction: Ints) -> tuple[Bools, Bools]:
-    """Which data rows carry bytes sent before; which carry only bytes sent once."""
+def _overlaps(seq: Ints, end: Ints, data: Bools, direction: Ints) -> tuple[Bools, Bools, Ints]:
+    """Which data rows carry bytes sent before; which carry only bytes sent once; and, if any were sent again, the data
+    rows in the order of their places."""
     resend = np.zeros(len(seq), bool)
-    once = np.zeros(len(seq), bool)
     rows = np.flatnonzero(data)
+    nowhere = np.empty(0, np.int64)
     if not len(rows):
-        return resend, once
+        return resend, resend.copy(), nowhere
     d = direction[rows] * _FAR
     start, stop = seq[rows] + d, end[rows] + d
-    again = np.zeros(len(rows), bool)
     # the highest end may belong to the direction before: then it is below this one's numbers
-    again[1:] = start[1:] < np.maximum.accumulate(stop)[:-1]
-    resend[rows] = again
-    once[rows] = True
-    if again.any():
-        # in order of sequence numbers a row shares bytes with another one if it does with its neighbours
-        order = np.argsort(start, kind="stable")
-        a, b = start[order], stop[order]
-        shared = np.zeros(len(rows), bool)
-        shared[1:] = np.maximum.accumulate(b)[:-1] > a[1:]
-        shared[:-1] |= a[1:] < b[:-1]
-        once[rows[order[shared]]] = False
-    return resend, once
+    again = start[1:] < np.maximum.accumulate(stop)[:-1]
+    once = data.copy()
+    if not again.any():
+        return resend, once, nowhere
+    resend[rows[1:][again]] = True
+    # in order of sequence numbers a row shares bytes with another one if it does with its neighbours
+    order = np.argsort(start, kind="stable")
+    a, b = start[order], stop[order]
+    shared = np.zeros(len(rows), bool)
+    shared[1:] = np.maximum.accumulate(b)[:-1] > a[1:]
+    shared[:-1] |= a[1:] < b[:-1]
+    by_place = rows[order]
+    once[by_place[shared]] = False
+    return resend, once, by_place
 
 
-def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bools:
+def _duplicates(t: PacketTable, seq: Ints, by_place: Ints, direction: Ints) -> Bools:
     """Second captures of the same packet: same bytes, same IP id (IPv6: same timestamps, another hop limit), at once.
 
     Without an identification and with the same hop limit a twin may be a quick resend. A mirror port shows nearly every
@@ -534,7 +526,7 @@ def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bo
     Looked for only in directions where an apparent resend has a twin, so that a regular capture pays nothing.
     """
     twin = np.zeros(len(seq), bool)
-    suspects = _with_twins(t, seq, resend, direction)
+    suspects = _with_twins(t, seq, by_place, direction)
     for d in suspects.tolist():
         lo, hi = np.searchsorted(direction, [d, d + 1])
         seen: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -556,16 +548,11 @@ def _duplicates(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Bo
     return twin
 
 
-def _with_twins(t: PacketTable, seq: Ints, resend: Bools, direction: Ints) -> Ints:
+def _with_twins(t: PacketTable, seq: Ints, by_place: Ints, direction: Ints) -> Ints:
     """Directions in which the same segment was captured twice at once: same place, length, acknowledgment, IP id."""
-    resent = np.zeros(int(direction[-1]) + 1 if len(direction) else 0, bool)
-    resent[direction[resend]] = True
-    rows = np.flatnonzero(resent[direction] & (t.payload_bytes > 0))
-    if not len(rows):
-        return rows
-    rows = rows[np.argsort(seq[rows] + direction[rows] * _FAR, kind="stable")]
-    before, after = rows[:-1], rows[1:]
+    again = np.flatnonzero(seq[by_place[1:]] == seq[by_place[:-1]])
+    before, after = by_place[again], by_place[again + 1]
     alike = t.time_ns[after] - t.time_ns[before] <= DUPLICATE_NS
-    for column in (direction, seq, t.payload_bytes, t.ip_id, t.ts_val, t.ack, t.flags):
+    for column in (direction, t.payload_bytes, t.ip_id, t.ts_val, t.ack, t.flags):
         alike &= column[after] == column[before]
     return np.flatnonzero(np.bincount(direction[after[alike]]))
