@@ -7,10 +7,12 @@ not be read or not to its end, 0 done. Stdout carries the answer, stderr the pro
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,13 +46,31 @@ GIVEN = (
 DOCUMENTS = ("json", "html", "markdown", "junit", "sarif")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; every failure is one line on stderr and an exit status."""
+def command() -> NoReturn:
+    """`main` as a process of its own, which is gone when the answer is out.
+
+    To take a case of a million objects apart, one by one, costs a large capture a tenth of a second; the system takes
+    the memory back at once. What others have asked for at the exit is done, and streams that can not be flushed, or
+    threads that still work, are left to Python's own way.
+    """
+    kept = argparse.Namespace()
+    status = main(into=kept)
+    if threading.active_count() == 1:
+        atexit._run_exitfuncs()
+        with suppress(OSError, ValueError):
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+            os._exit(status)
+    sys.exit(status)
+
+
+def main(argv: Sequence[str] | None = None, into: argparse.Namespace | None = None) -> int:
+    """Runs one command; every failure is one line on stderr and an exit status. into: keeps what the command made."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names and captures hold what a terminal's encoding may not know
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = parser().parse_args(configured(sys.argv[1:] if argv is None else argv))
+        args = parser().parse_args(configured(sys.argv[1:] if argv is None else argv), into)
         status: int = args.run(args)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
@@ -89,6 +109,7 @@ def analyze(args: argparse.Namespace) -> int:
     if args.follow and (args.html or args.plots) and not case.can_read_again:
         _tell("warning", "the packets are not all there any more: there are no plots")
         args.plots = None
+    args.case = case
     gc.freeze()  # the case lives until the process ends: looking for garbage in it, again and again, costs a tenth
     counted = case.counting(args.fail_on, args.min_confidence, known) if args.fail_on else None
     settings: dict[str, dict[str, Any]] = {

@@ -323,6 +323,20 @@ def test_analysing_a_small_capture_imports_nothing_heavy(samples: Path) -> None:
     assert not {"pandas", "matplotlib", "pyshark", "jinja2", "asyncio"} & loaded
 
 
+def test_the_command_ends_at_once_and_forgets_nothing(samples: Path) -> None:
+    """What was registered for the exit is done and written, though Python does not take the process apart."""
+    code = (
+        "import atexit, sys; from analyzer import cli; atexit.register(print, 'last words');"
+        "sys.argv = ['smtpscope', 'analyze', '--fail-on', 'low', sys.argv[1]];"
+        "sys.modules['kept'] = type('Kept', (), {'__del__': lambda self: print('taken apart')})(); cli.command()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(samples / "blackhole-1400.sender.pcap")], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stdout.endswith("last words\n")
+
+
 def damaged(capture: bytes) -> dict[str, bytes]:
     """The ways in which a file can be no capture, or no whole one; by file name."""
     record = capture[24:40]  # the first record's header: seconds, microseconds, captured, original (u4 each)
