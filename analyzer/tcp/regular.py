@@ -90,6 +90,7 @@ class _Surveying:
         flags = self.table.flags
         self.syn, self.leaving = (flags & SYN) != 0, (flags & (FIN | RST)) != 0
         self.data = self.table.payload_bytes > 0
+        self.place = delivery.seq + self.shift  # of a row's first byte, or where it would be
 
     def run(self, odd: Bools) -> Survey:
         k = len(self.delivery.group)
@@ -118,6 +119,7 @@ class _Surveying:
         leavings = np.stack((gone[0][:, 0], gone[1][:, 0], gone[0][:, 1], gone[1][:, 1]), axis=1)
         closed_by = np.where(leavings.min(axis=1) == NEVER, 4, leavings.argmin(axis=1))
         lost, lost_joined, delayed = self._losses(at, mss)
+        sent, df_on = self.count(self.data), self.count(self.data & self.table.df)
         return Survey(
             delivery=self.delivery,
             regular=regular,
@@ -129,12 +131,12 @@ class _Surveying:
             closed_by=closed_by,
             client_gone_ns=leavings[:, :2].min(axis=1),
             handshake_ns=handshake,
-            sent_segments=self.count(self.data),
+            sent_segments=sent,
             lost_segments=lost,
             lost_joined=lost_joined,
             delayed_ns=delayed,
-            df_on=self.count(self.data & self.table.df),
-            df_off=self.count(self.data & ~self.table.df),
+            df_on=df_on,
+            df_off=sent - df_on,
             mss=mss,
             wire_limit=self.wire_limit,
             sizes=self._sizes(at),
@@ -196,19 +198,19 @@ class _Surveying:
         Regular pieces tile the stream, but for what the capture missed (`gapped`). What was sent `again` may have been cut anew, and any number of times, but holds
         no byte that is new. Behind a loss or a detour `late` rows fill a hole. What is none of that ends in `odd_pieces`.
         """
-        d = self.delivery
         rows = np.flatnonzero(self.data)
-        start, stop = d.seq[rows] + self.shift[rows], d.end[rows] + self.shift[rows]
+        start = self.place[rows]
+        stop = start + self.table.payload_bytes[rows]
         top = np.maximum.accumulate(stop)
         before = np.maximum(np.append(0, top[:-1]), self.shift[rows])
         disorder = np.zeros(self.dirs, bool)
         disorder[self.direction[rows[start > before]]] = True
         first = start == before
-        partly = (start < before) & (stop > before)
-        odd = [rows[partly & ~disorder[self.direction[rows]]]]
-        out_of_order = np.flatnonzero(disorder[self.direction[rows]])
+        partly = rows[(start < before) & (stop > before)]
+        odd = [partly[~disorder[self.direction[partly]]]]
         self.gapped, self.late = np.zeros(self.dirs, bool), np.empty(0, np.int64)
-        if len(out_of_order):
+        if disorder.any():
+            out_of_order = np.flatnonzero(disorder[self.direction[rows]])
             some = out_of_order[np.argsort(start[out_of_order], kind="stable")]
             first[some], neither = _first_carriers(some, start[some], stop[some])
             odd.append(rows[some[neither]])
@@ -222,8 +224,9 @@ class _Surveying:
             late = out_of_order[first[out_of_order] & (start[out_of_order] < before[out_of_order])]
             self.late = rows[late]
             self.beyond = rows[np.searchsorted(top, start[late], side="right")]
-        fresh = rows[first]
-        self.fresh = fresh[np.argsort(d.seq[fresh] + self.shift[fresh], kind="stable")]
+        self.fresh = rows[first]
+        if disorder.any():
+            self.fresh = self.fresh[np.argsort(start[first], kind="stable")]
         self.again = rows[~first]
         odd += [self._sent_again(), self._long_holes()]
         odd.append(self.again[self.table.payload_bytes[self.again] == 1])  # keep-alives and window probes
@@ -235,16 +238,17 @@ class _Surveying:
 
         Each row of `again` is paired with the rows that begin in it.
         """
-        t, d, again = self.table, self.delivery, self.again
+        t, again = self.table, self.again
         self.superseded, self.thrice = np.zeros(len(t), bool), np.zeros(self.dirs, bool)
         if not len(again):
             return np.empty(0, np.int64)
-        start, stop = d.seq[again] + self.shift[again], d.end[again] + self.shift[again]
+        start = self.place[again]
+        stop = start + t.payload_bytes[again]
         by_place = np.argsort(start, kind="stable")
         overlapping = start[by_place][1:] < np.maximum.accumulate(stop[by_place])[:-1]
         self.thrice[self.direction[again[by_place[1:]][overlapping]]] = True
         rows = np.flatnonzero(self.data)
-        place = d.seq[rows] + self.shift[rows]
+        place = self.place[rows]
         order = np.argsort(place, kind="stable")
         place = place[order]
         begin = np.searchsorted(place, start)
@@ -253,7 +257,8 @@ class _Surveying:
         count[count > MOST_PAIRS] = 0
         at = np.repeat(begin - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
         row, later = rows[order[at]], np.repeat(again, count)
-        row, later = row[row < later], later[row < later]
+        earlier = row < later
+        row, later = row[earlier], later[earlier]
         carrier = np.full(len(t), len(t))  # the next row that carries its first byte
         np.minimum.at(carrier, row, later)
         lost = np.flatnonzero(carrier < len(t))
@@ -267,11 +272,14 @@ class _Surveying:
     def _long_holes(self) -> Ints:
         """Rows that came late, a second or more after something (an ACK alone, maybe) pointed beyond them."""
         t, d = self.table, self.delivery
-        pointing = (t.flags & (SYN | RST)) == 0
-        reach = np.maximum.accumulate(np.where(self.data, d.end, np.where(pointing, d.seq, 0)) + self.shift)
-        place = d.seq[self.fresh] + self.shift[self.fresh]
-        beyond = np.searchsorted(reach, place, side="right")
-        long: Ints = self.fresh[t.time_ns[self.fresh] - t.time_ns[beyond] >= LONG_HOLE_NS]
+        reach = d.end + self.shift
+        silent = np.flatnonzero(((t.flags & (SYN | RST)) != 0) & ~self.data)
+        reach[silent] = self.shift[silent]
+        reach = np.maximum.accumulate(reach)
+        # only where something pointed beyond a row before it came
+        late = self.fresh[np.append(0, reach[:-1])[self.fresh] > self.place[self.fresh]]
+        beyond = np.searchsorted(reach, self.place[late], side="right")
+        long: Ints = late[t.time_ns[late] - t.time_ns[beyond] >= LONG_HOLE_NS]
         return long
 
     def _sacks_outside(self) -> Bools:
@@ -317,7 +325,8 @@ class _Surveying:
         largest = np.zeros(self.dirs, np.int64)
         filled = np.diff(self.bounds) > 0
         largest[filled] = np.maximum.reduceat(payload, self.bounds[:-1][filled])
-        rows = np.flatnonzero((payload >= 256) & (2 * payload <= largest[self.direction]))
+        rows = np.flatnonzero(payload >= 256)
+        rows = rows[2 * payload[rows] <= largest[self.direction[rows]]]
         key, count = np.unique((self.direction[rows] << 32) + payload[rows], return_counts=True)
         out = np.zeros(self.dirs, bool)
         for number in key[count >= 2].tolist():
@@ -371,12 +380,8 @@ class _Surveying:
         rows = np.flatnonzero(self.superseded & self.regular_row)
         if len(rows):
             acks = np.flatnonzero(d.ack != NOT_ACK)
-            peer = self.direction[acks] ^ 1
-            # by the direction that is acknowledged, in capture order: a stable sort of what is nearly sorted
-            order = np.argsort(peer, kind="stable")
-            acks, peer = acks[order], peer[order]
-            top = np.maximum.accumulate(d.ack[acks] + peer * _FAR)
-            i = np.searchsorted(top, d.seq[rows] + self.shift[rows], side="right")
+            top = np.maximum.accumulate(d.ack[acks] + self.shift[acks])
+            i = np.searchsorted(top, d.seq[rows] + (self.direction[rows] ^ 1) * _FAR, side="right")
             np.maximum.at(delayed, self.direction[rows], t.time_ns[acks[i]] - t.time_ns[rows])
         behind = at == AT_RECEIVER
         lost[behind] = joined[behind] = delayed[behind] = 0
