@@ -200,6 +200,21 @@ class TestConfiguration:
             "[tool.smtpscope] in pyproject.toml: --port=26 --port=27 --all-tcp --fail-on=low" in capsys.readouterr().err
         )
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '["tool" . smtpscope]\nfail-on = "low"\n',
+            '[tool]\nsmtpscope.fail-on = "low"\n',
+            'tool.smtpscope.fail-on = "low"\n',
+            'tool = {smtpscope = {fail-on = "low"}}\n',
+        ],
+    )
+    def test_however_it_is_written(self, analysed: Any, folder: Path, text: str) -> None:
+        """TOML has many ways to name a table."""
+        (folder / "pyproject.toml").write_text(text)
+        analysed(a_case(finding()))
+        assert cli.main(["analyze", "x.pcap"]) == 1
+
     def test_what_is_typed_wins(self, analysed: Any, folder: Path) -> None:
         """The command line stands after the file."""
         (folder / "pyproject.toml").write_text('[tool.smtpscope]\nfail-on = "low"\n')
