@@ -209,6 +209,17 @@ class Direction:
         believable: Bools = (left >= 0) & (right <= self._peer_end)
         return believable
 
+    def sacked(self, since_ns: int | None = None) -> list[tuple[int, int]]:
+        """The union of the believable blocks (that were sent since then), as sorted and disjoint (left, right)."""
+        time, left, right = (column[self._believable] for column in self._all_sacks)
+        if since_ns is not None:
+            left, right = left[time >= since_ns], right[time >= since_ns]
+        order = np.argsort(left)
+        left, top = left[order], np.maximum.accumulate(right[order])
+        begins = np.ones(len(left), bool)
+        begins[1:] = left[1:] > top[:-1]
+        return list(zip(left[begins].tolist(), top[np.roll(begins, -1)].tolist(), strict=True))
+
     @cached_property
     def tells_sack(self) -> bool:
         """SACK blocks of this side would be seen: agreed on, and not cut off by the snap length."""
@@ -257,7 +268,7 @@ class Direction:
         data = self.table.payload_bytes > 0
         acked = data & (self.end <= (self.acked if self.acked is not None else 0))
         fate[data] = LOST
-        for left, right in merge_ranges((a, b) for _, a, b in self.peer.sacks):
+        for left, right in self.peer.sacked():
             fate[data & (self.seq >= left) & (self.end <= right)] = SACKED
         fate[acked] = ACKED
         return fate
@@ -367,17 +378,6 @@ class Trace:
                 if first is None or at < first[0]:
                     first = (at, how)
         return first[1] if first else "open"
-
-
-def merge_ranges(ranges: object) -> list[tuple[int, int]]:
-    """The union of (left, right) ranges, sorted and disjoint."""
-    out: list[tuple[int, int]] = []
-    for left, right in sorted(set(ranges)):  # type: ignore[call-overload]
-        if out and left <= out[-1][1]:
-            out[-1] = (out[-1][0], max(out[-1][1], right))
-        else:
-            out.append((left, right))
-    return out
 
 
 class SackBlocks(NamedTuple):

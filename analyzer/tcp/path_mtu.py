@@ -15,7 +15,6 @@ tells them apart is a small packet that provably passes after the first loss:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,7 +24,7 @@ import numpy as np
 from ..capture.packets import ACK, FIN, RST, SYN, IcmpError, address_text
 from .connections import Ints
 from .covers import next_carriers
-from .delivery import ACKED, LOST, NOT_ACK, SACKED, Direction, Trace, merge_ranges
+from .delivery import ACKED, LOST, NOT_ACK, SACKED, Direction, Trace
 from .streams import Stream
 
 At = Literal["at_sender", "middle", "at_receiver", "unknown"]
@@ -330,26 +329,23 @@ def _peer_resend_verdict(d: Direction, since_ns: int, end_ns: int) -> tuple[int,
     resends = 0
     failed = False
     need = p.end + ((p.flags & FIN) != 0)
+    before = np.flatnonzero(p.data & (p.time_ns <= since_ns))
     for seq in sorted(set(p.seq[talk].tolist()))[-PEER_SENDS:]:
-        same = talk[p.seq[talk] == seq]
-        earlier = np.flatnonzero((p.seq == seq) & (p.time_ns <= since_ns) & p.data)
+        same, earlier = talk[p.seq[talk] == seq], before[p.seq[before] == seq]
         again = len(same) if len(earlier) else len(same) - 1
         resends = max(resends, again)
         last = int(same[-1])
-        answer = np.flatnonzero((d.time_ns >= p.time_ns[last]) & (d.ack >= need[last]) & (d.ack != NOT_ACK))
-        before = np.flatnonzero((d.time_ns < p.time_ns[last]) & (d.ack >= need[last]) & (d.ack != NOT_ACK))
-        if again >= 3 and len(before):
-            failed = True
+        acks, sent_ns = d.ack >= need[last], int(p.time_ns[last])
+        if again >= 3:
+            failed |= bool((acks & (d.time_ns < sent_ns)).any())
             continue
-        if not len(answer):
-            continue
-        small = answer[d.payload_bytes[answer] == 0]
+        small = np.flatnonzero(acks & (d.time_ns >= sent_ns) & (d.payload_bytes == 0))
         if not len(small):
             continue
         history = np.concatenate((earlier[-1:], same))
         gap = int(np.diff(p.time_ns[history]).max()) if len(history) > 1 else 200_000_000
         # the next resend would have come after twice the last interval (RFC 6298 5.5)
-        if end_ns >= int(p.time_ns[last]) + 2 * max(gap, 200_000_000) and again <= 2:
+        if end_ns >= sent_ns + 2 * max(gap, 200_000_000):
             row = int(small[0])
             proofs.append(
                 Passed(int(d.ip_bytes[row]), "peer-resend-stopped", int(d.time_ns[row]), [last], of_peer=True)
@@ -364,7 +360,7 @@ def _sacked_passes(d: Direction, since_ns: int, until_ns: int, below: int) -> It
     rows = np.flatnonzero(small).tolist()
     if not rows:
         return
-    ranges = merge_ranges((a, b) for t, a, b in d.peer.sacks if t >= since_ns)
+    ranges = d.peer.sacked(since_ns)
     full = d.wire_limit
     if full is None:  # no handshake seen: single packets, resends above all, show how large one is
         single = d.ip_bytes[d.data & ~d.offloaded]
@@ -755,19 +751,16 @@ def _acked_unheard(d: Direction) -> int:
 
 def _acked_gap_bytes(d: Direction) -> int:
     """Bytes below the highest ACK that the capture does not hold: the capture lost them, the path did not."""
-    if d.acked is None or not d.data.any():
-        return 0
     rows = np.flatnonzero(d.data)
-    top = np.maximum.accumulate(d.end[rows])
-    jump = np.flatnonzero(d.seq[rows][1:] > top[:-1])
-    if not len(jump):
+    if d.acked is None or not len(rows):
         return 0
-    covered = merge_ranges(zip(d.seq[rows].tolist(), d.end[rows].tolist(), strict=True))
-    gaps = 0
-    for (_, a), (b, _) in itertools.pairwise(covered):
-        if b <= d.acked:
-            gaps += b - a
-    return gaps
+    start = d.seq[rows]
+    if (start[1:] <= np.maximum.accumulate(d.end[rows])[:-1]).all():
+        return 0  # nothing was jumped over
+    order = np.argsort(start, kind="stable")
+    start, top = start[order][1:], np.maximum.accumulate(d.end[rows][order])[:-1]
+    missing = (start > top) & (start <= d.acked)
+    return int((start - top)[missing].sum())
 
 
 def _after_first_loss(d: Direction, s: Sighting, main: Stuck, rtt_ns: int) -> None:
