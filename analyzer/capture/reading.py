@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -174,6 +175,7 @@ def read_source(
         stream,
         window_bytes=min(WINDOW_BYTES, max(size or 0, 1) + 1) if small else WINDOW_BYTES,
         max_bytes=options.max_bytes,
+        descriptor=_descriptor(stream) if small else None,
     )
     try:
         if not (yield from decode(windows, info, wanted, options, span)):
@@ -188,6 +190,14 @@ def read_source(
     if source.compression:
         info.format = f"{info.format}, {source.compression}".lstrip(", ")
     return True
+
+
+def _descriptor(stream: Any) -> int | None:
+    try:
+        number: int = stream.fileno()
+    except (AttributeError, OSError):  # it has none
+        return None
+    return number
 
 
 def _needs_tshark(head: bytes) -> bool:

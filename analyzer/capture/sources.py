@@ -315,6 +315,10 @@ class _Rejoined:
             raise self._error
         return self._rest.readinto(buffer)
 
+    def fileno(self) -> int:
+        """Of what the rest comes from; raises OSError where that is no file."""
+        return cast(BinaryIO, self._rest).fileno()
+
     def close(self) -> None:
         self._rest.close()
         if self._beneath is not None:

@@ -1,11 +1,14 @@
-"""A stream of bytes as a row of windows in memory, read ahead by a thread.
+"""A stream of bytes as a row of windows in memory.
 
 Files are read, not mapped: a mapped file that is cut short while it is read kills the process (SIGBUS), a read merely
-ends early. The copy costs little because the next window is filled while this one is worked on.
+ends early. What takes time to come (a pipe, what has to be unpacked) is read ahead by a thread. Of a file the system is
+told to read ahead, and the copy is left to the thread that works on it: bytes that another processor wrote are as far away
+as if they had not been copied at all (measured: a sixth of all that reading costs).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Protocol
@@ -51,11 +54,19 @@ class Windows:
     Buffers are used again only when nobody else holds them: whoever keeps one costs memory, never gets wrong bytes.
     """
 
-    def __init__(self, stream: Stream, *, window_bytes: int = WINDOW_BYTES, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        window_bytes: int = WINDOW_BYTES,
+        max_bytes: int | None = None,
+        descriptor: int | None = None,  # of the file, if it is one that needs no thread
+    ) -> None:
         np.empty(_KEPT_BYTES, np.uint8)
         self._stream = stream
         self._window_bytes = window_bytes
         self._max_bytes = max_bytes
+        self._descriptor = descriptor
         self._buffers: list[Bytes] = []
         self._next: tuple[Bytes, int] | None = None
         self._thread: threading.Thread | None = None
@@ -121,9 +132,13 @@ class Windows:
         return filled if filled is not None and filled[1] else None
 
     def _read_ahead(self) -> None:
-        if not self._exhausted:
+        if self._exhausted:
+            return
+        if self._descriptor is None:
             self._thread = threading.Thread(target=self._fill, args=(self._free_buffer(),), daemon=True)
             self._thread.start()
+        elif hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, self._read_bytes, self._window_bytes, os.POSIX_FADV_WILLNEED)
 
     def _free_buffer(self) -> Bytes:
         for i in range(len(self._buffers)):
