@@ -184,6 +184,8 @@ def finding_row(
 
 def seen_twice(talks: Sequence[mails.Talk], points: dict[int, int]) -> list[str]:
     """Connections that two of the captures hold: said, and told apart."""
+    if len(set(points.values())) < 2:
+        return []
     where: dict[tuple[Any, ...], set[int]] = defaultdict(set)
     for t in talks:
         where[(t.client, t.server)].add(t.first_frame[0])

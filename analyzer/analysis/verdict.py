@@ -18,6 +18,8 @@ from .gathering import Gathered
 from .ledgers import Ledgers
 from .rows import connection_row, finding_row, message_row, passed_over_notes, path_row, seen_twice, silent_rows
 
+_OTHER_VERSION: dict[object, int] = {4: 6, 6: 4}
+
 
 class Verdict:
     """From ledgers and talks to the finished case: subjects, findings, ids."""
@@ -218,25 +220,28 @@ class Verdict:
     def _compare_families(self, weighed: list[paths.Weighed]) -> None:
         """Whether the same two hosts, known by the names in EHLO and greeting, get large packets by the other IP version."""
         bounded = [w for w in weighed if isinstance(w.subject.facts.get("mtu_below"), int)]
-        if not bounded:
-            return
-        names = self._host_names()
-        largest: dict[tuple[str | None, str | None, object], int] = defaultdict(int)
-        regular = self.ledgers.regular
-        silent = [
-            (regular.senders[i], regular.receivers[i], regular.ip_version[i], regular.largest_delivered[i])
-            for i in self.ledgers.silent
-        ]
+        versions = {_OTHER_VERSION[w.subject.facts["ip_version"]] for w in bounded}
         known = [
             (w.subject.sender, w.subject.receiver, w.subject.facts["ip_version"], w.mtu_at_least or 0) for w in weighed
         ]
-        for sender, receiver, version, size in known + silent:
+        regular = self.ledgers.regular
+        known += [
+            (regular.senders[i], regular.receivers[i], regular.ip_version[i], regular.largest_delivered[i])
+            for i in self.ledgers.silent
+            if regular.ip_version[i] in versions
+        ]
+        known = [path for path in known if path[2] in versions]
+        if not known:
+            return
+        names = self._host_names()
+        largest: dict[tuple[str | None, str | None, object], int] = defaultdict(int)
+        for sender, receiver, version, size in known:
             key = (names.get(sender), names.get(receiver), version)
             largest[key] = max(largest[key], size)
         for w in bounded:
             f = w.subject.facts
             ends = names.get(w.subject.sender), names.get(w.subject.receiver)
-            other = (*ends, 4 if f["ip_version"] == 6 else 6)
+            other = (*ends, _OTHER_VERSION[f["ip_version"]])
             if None not in ends and other in largest:
                 f["other_family_ok"] = largest[other] >= f["mtu_below"]  # type: ignore[operator]
 

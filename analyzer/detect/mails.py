@@ -836,33 +836,36 @@ def server_subjects(
 
     stripped: servers (address, port) that offered STARTTLS at a second point of capture, where it did not arrive here.
     """
-    by_server: dict[tuple[str, str, int], list[Talk]] = defaultdict(list)
     offers: Counter[str] = Counter()
-    greetings: dict[int, _Greetings] = {}  # by the identity of the dialogue, which many talks share
+    by_dialogue: dict[int, _Greetings] = {}  # by its identity: many talks share one
+    by_server: dict[tuple[str, str, int], _Greetings] = {}
     for t in talks:
-        by_server[t.client[0], *t.server].append(t)
-        told = greetings.get(id(t.dialogue))
+        told = by_dialogue.get(id(t.dialogue))
         if told is None:
-            told = greetings[id(t.dialogue)] = _Greetings.of(t.dialogue)
-        if told.offers_starttls:
+            told = by_dialogue[id(t.dialogue)] = _Greetings.of(t.dialogue)
+        if told.offering:
             offers[t.server[0]] += 1
+        server = (t.client[0], *t.server)
+        before = by_server.get(server)
+        by_server[server] = before.then(told) if before else told
     answers: dict[tuple[int, int, int], bool] = {}
-    says_ehlo: set[str] | None = None
+    chosen: dict[tuple[str, str, int], list[Talk]] = {}
+    for server, told in by_server.items():
+        facts = (told.lines, told.missing, offers[server[1]])
+        if told.plain and facts not in answers:
+            answers[facts] = may_fire(_screened_server(*facts))
+        if not told.plain or answers[facts] or server[1:] in stripped:
+            chosen[server] = []
+    if not chosen:
+        return []
+    says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
+    for t in talks:
+        if (group := chosen.get((t.client[0], *t.server))) is not None:
+            group.append(t)
     subjects = []
-    for (_, server, port), group in by_server.items():
-        said = [greetings[id(t.dialogue)] for t in group]
-        proven = (server, port) in stripped
-        if not proven and all(one.plain for one in said):
-            lines = next((one.lines for one in said if one.lines), 0)
-            facts = (lines, sum(one.lacks_starttls for one in said), offers[server])
-            if facts not in answers:
-                answers[facts] = may_fire(_screened_server(*facts))
-            if not answers[facts]:
-                continue
-        if says_ehlo is None:
-            says_ehlo = {t.client[0] for t in talks if t.dialogue.helo == "EHLO"}
+    for server, group in chosen.items():
         subject = _server_subject(group, offers, says_ehlo)
-        if proven:
+        if server[1:] in stripped:
             subject.facts |= {"starttls_differs": True}
             if subject.facts["starttls_masked"] == "possible":
                 subject.facts["starttls_masked"] = "certain"
@@ -871,12 +874,12 @@ def server_subjects(
 
 
 class _Greetings(NamedTuple):
-    """What a dialogue tells of its server."""
+    """What a dialogue tells of its server, or several with the same one."""
 
     plain: bool  # nothing is masked or refused
-    lines: int  # of the greeting; 0: there was none
-    offers_starttls: bool
-    lacks_starttls: bool  # in a reply to EHLO, before TLS
+    lines: int  # of the first greeting; 0: there was none
+    offering: int  # replies to EHLO with STARTTLS
+    missing: int  # and those without it, before TLS
 
     @classmethod
     def of(cls, d: Dialogue) -> _Greetings:
@@ -889,7 +892,15 @@ class _Greetings(NamedTuple):
         )
         offers = "STARTTLS" in keywords
         lacks = bool(keywords) and not offers and d.helo == "EHLO" and d.tls == "none"
-        return cls(not odd, len(d.greeting.lines) if d.greeting else 0, offers, lacks)
+        return cls(not odd, len(d.greeting.lines) if d.greeting else 0, int(offers), int(lacks))
+
+    def then(self, later: _Greetings) -> _Greetings:
+        return _Greetings(
+            self.plain and later.plain,
+            self.lines or later.lines,
+            self.offering + later.offering,
+            self.missing + later.missing,
+        )
 
 
 def _screened_server(lines: int, missing: int, offered: int) -> dict[str, Value]:
