@@ -300,17 +300,19 @@ class Gathered:
 
     def _weigh_more(self, regular: RegularGroup, k: int, talk: mails.Talk, trace: Trace) -> bool:
         """What the capture missed, and what got through after many resends: all that is left of `_weigh`."""
-        sides = (("client", trace.client.ip, trace.server.ip), ("server", trace.server.ip, trace.client.ip))
+        ends = (talk.client[0], talk.server[0])
         kept = []
-        for direction, (sender_is, *ends) in enumerate(sides):
-            if regular.survey.more[2 * k + direction]:
-                at = AT[regular.survey.at[2 * k + direction]]
-                sighting = examine_more(trace, direction, at, self.clock_ns)
+        for i, (d, who, path) in enumerate(
+            zip(trace.directions, ("client", "server"), (ends, ends[::-1]), strict=True)
+        ):
+            if regular.survey.more[2 * k + i]:
+                sighting = examine_more(d, AT[regular.survey.at[2 * k + i]], talk.rtt_s, self.clock_ns)
                 if sighting.stuck or sighting.ack_past_hole:
-                    view = paths.View(talk.key, trace, sighting, sender_is, (), False, False, False, talk.stream)
-                    kept.append((ends, view))
-        for (sender, receiver), view in kept:
-            self._ledger((sender, receiver)).keep(view)
+                    kept.append(
+                        (path, paths.View(talk.key, trace, sighting, who, (), False, False, False, talk.stream))
+                    )
+        for path, view in kept:
+            self._ledger(path).keep(view)
         if kept:
             trace.let_go()
         return bool(kept)

@@ -691,15 +691,11 @@ def _hole(
 def examine(trace: Trace, capture_end_ns: int) -> tuple[Sighting, Sighting]:
     """What one connection shows about the client's data and about the server's data."""
     points = capture_point(trace)
-    rtt_ns = _rtt_ns(trace)
+    rtt_ns = int((trace.rtt_s or 0.0) * 1e9)
     out = []
     for d, at in zip(trace.directions, points, strict=True):
         out.append(_examine_direction(trace, d, at, rtt_ns, capture_end_ns))
     return out[0], out[1]
-
-
-def _rtt_ns(trace: Trace) -> int:
-    return int((trace.rtt_s or 0.0) * 1e9)
 
 
 def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_end_ns: int) -> Sighting:
@@ -720,10 +716,10 @@ def _examine_direction(trace: Trace, d: Direction, at: At, rtt_ns: int, capture_
     return s
 
 
-def examine_more(trace: Trace, direction: int, at: At, capture_end_ns: int) -> Sighting:
-    """What `examine` would say of a direction (0: the client's data) but for what `regular.survey` knows of it."""
-    s = Sighting(trace.directions[direction], at, capture_end_ns=capture_end_ns)
-    _gaps_and_resends(s.direction, s, _rtt_ns(trace))
+def examine_more(d: Direction, at: At, rtt_s: float | None, capture_end_ns: int) -> Sighting:
+    """What `examine` would say of a direction but for what `regular.survey` knows of it."""
+    s = Sighting(d, at, capture_end_ns=capture_end_ns)
+    _gaps_and_resends(d, s, int((rtt_s or 0.0) * 1e9))
     return s
 
 
