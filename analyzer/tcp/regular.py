@@ -67,9 +67,11 @@ class Survey:
     again: Ints  # rows that carry bytes once more, in capture order
 
 
-# A packet holds the beginnings of some dozen others (64 KB, joined by offload); of one that was sent a thousand times or cut
-# into bytes it holds more, on purpose.
-MOST_PAIRS = 256
+# A packet that came again holds the beginnings of two or three, itself among them; of 64 KB, joined by offload, of some
+# dozen. Directions with more than this for each of their packets were made on purpose: what is kept grows with it.
+MOST_PAIRS = 8
+# Of pieces that share bytes and were cut anew so many at most are compared with each other.
+MOST_COMPARED = 64
 
 CLOSED_BY = ("client-fin", "client-rst", "server-fin", "server-rst", "open")
 
@@ -253,8 +255,9 @@ class _Surveying:
         place = place[order]
         begin = np.searchsorted(place, start)
         count = np.searchsorted(place, stop) - begin
-        too_many = again[count > MOST_PAIRS]
-        count[count > MOST_PAIRS] = 0
+        own = self.direction[again]
+        too_many = (np.bincount(own, count, self.dirs) > MOST_PAIRS * self.count(self.data))[own]
+        count[too_many] = 0
         at = np.repeat(begin - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
         row, later = rows[order[at]], np.repeat(again, count)
         earlier = row < later
@@ -266,7 +269,7 @@ class _Surveying:
         # what came again in a smaller packet may have been too big: that is for path_mtu to weigh
         cover = carrier[lost]
         smaller = self.offloaded[cover] | (t.ip_bytes[cover] < t.ip_bytes[lost] - SAME_SIZE_BYTES)
-        odd: Ints = np.concatenate((too_many, lost[smaller & self.single[lost]]))
+        odd: Ints = np.concatenate((again[too_many], lost[smaller & self.single[lost]]))
         return odd
 
     def _long_holes(self) -> Ints:
@@ -449,7 +452,7 @@ def _first_carriers(rows: Ints, start: Ints, stop: Ints) -> tuple[Bools, Bools]:
         bounds = np.append(np.flatnonzero(apart), len(rows))
         for heap in np.unique(np.searchsorted(bounds, np.flatnonzero(anew), side="right") - 1).tolist():
             lo, hi = bounds[heap : heap + 2].tolist()
-            if hi - lo > MOST_PAIRS:
+            if hi - lo > MOST_COMPARED:
                 neither[lo:hi] = True
                 continue
             pieces = zip(rows[lo:hi].tolist(), range(lo, hi), start[lo:hi].tolist(), stop[lo:hi].tolist(), strict=True)
