@@ -3,8 +3,8 @@
 `path_mtu.examine` looks at one direction of one connection and weighs what it sees. For nine connections of ten there is
 nothing to weigh: both handshakes were seen, what was sent was all acknowledged, whatever was lost or overtaken on the way.
 What `examine` would say of these follows from columns, and `survey` says it for a whole group of connections at once
-(but for bytes that the capture missed, or that were sent three times). Whatever is not plain goes the long way; the two give equal cases
-(tests/detect/test_regular.py).
+(but for bytes that the capture missed, or that were sent three times). Whatever is not plain goes the long way; the two
+give equal cases (tests/detect/test_regular.py).
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Survey:
     mss: Ints  # (2k,) announced by that side; 0 when it announced none
     wire_limit: Ints  # (2k,) largest IP packet of that side: what is longer was joined by offload
     sizes: Sizes
-    fresh: Ints  # rows of regular connections that are whole: those that carry bytes for the first time; by direction, in stream order
+    fresh: (
+        Ints  # rows that carry bytes for the first time, of `whole` regular connections; by direction, in stream order
+    )
     again: Ints  # rows that carry bytes once more, in capture order
 
 
@@ -197,8 +199,9 @@ class _Surveying:
     def _lay_out(self) -> None:
         """The pieces of each stream side by side: `fresh` rows carry its bytes for the first time, in stream order.
 
-        Regular pieces tile the stream, but for what the capture missed (`gapped`). What was sent `again` may have been cut anew, and any number of times, but holds
-        no byte that is new. Behind a loss or a detour `late` rows fill a hole. What is none of that ends in `odd_pieces`.
+        Regular pieces tile the stream, but for what the capture missed (`gapped`). What was sent `again` may have been cut
+        anew, and any number of times, but holds no byte that is new. Behind a loss or a detour `late` rows fill a hole.
+        What is none of that ends in `odd_pieces`.
         """
         rows = np.flatnonzero(self.data)
         start = self.place[rows]
