@@ -147,6 +147,10 @@ class Gathered:
         self.rows += part.rows
         if (self.carries or let_go or self.rows >= self.options.max_rows) and not self.interrupted:
             return False
+        for earlier, capture in zip(self.captures, part.captures, strict=False):
+            for name, nearest in (("first_ns", min), ("last_ns", max)):
+                times = [t for t in (getattr(earlier, name), getattr(capture, name)) if t is not None]
+                setattr(capture, name, nearest(times, default=None))
         self.captures[:] = part.captures
         self.points.take(part.points)
         for tracker, handed_over in zip(self.points.trackers, part.handed_over, strict=False):

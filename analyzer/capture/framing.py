@@ -98,8 +98,11 @@ def format_name(head: bytes) -> str:
     return PCAP_MAGICS[magic][3] if magic in PCAP_MAGICS else "pcapng"
 
 
-def read_records(windows: Windows, info: CaptureInfo) -> Iterator[Records]:
-    """The packet records of a capture, in file order. What is wrong with it ends up in `info`."""
+def read_records(windows: Windows, info: CaptureInfo, skim_to: int = 0) -> Iterator[Records]:
+    """The packet records of a capture, in file order. What is wrong with it ends up in `info`.
+
+    Of windows that end at byte `skim_to` or before, the last record is enough: all are walked, and counted.
+    """
     if not windows.advance(windows.end):
         _report_end(windows, info, "the file is empty: no capture in it")
         return
@@ -107,7 +110,7 @@ def read_records(windows: Windows, info: CaptureInfo) -> Iterator[Records]:
     if len(head) == 12 and head[:4] == b"\n\r\r\n":
         yield from _Pcapng(windows, info).records()
     elif len(head) >= 4 and struct.unpack_from("<I", head)[0] in PCAP_MAGICS:
-        yield from _Pcap(windows, info).records()
+        yield from _Pcap(windows, info, skim_to).records()
     elif len(head) < 12:
         _report_end(windows, info, "not a capture: neither pcap nor pcapng")
     else:
@@ -140,8 +143,8 @@ def _reason(error: Exception) -> str:
 
 
 class _Pcap:
-    def __init__(self, windows: Windows, info: CaptureInfo) -> None:
-        self.windows, self.info = windows, info
+    def __init__(self, windows: Windows, info: CaptureInfo, skim_to: int) -> None:
+        self.windows, self.info, self.skim_to = windows, info, skim_to
 
     def records(self) -> Iterator[Records]:
         windows, info = self.windows, self.info
@@ -160,6 +163,9 @@ class _Pcap:
         while True:
             starts, position = walk.walk_pcap(windows.buffer, position, windows.end, self.order, self.header_bytes)
             damaged = False
+            if windows.offset <= self.skim_to and self._plausible_lengths(starts, position):
+                self.frame += max(len(starts) - 1, 0)
+                starts = starts[-1:]
             for i in range(0, len(starts), BATCH):
                 records, damaged = self._columns(starts[i : i + BATCH])
                 records.closes_window = damaged or i + BATCH >= len(starts)
@@ -182,6 +188,11 @@ class _Pcap:
 
     def _captured(self, position: int) -> int:
         return int(struct.unpack_from(self.order + "I", self.windows.buffer, position + 8)[0])
+
+    def _plausible_lengths(self, starts: npt.NDArray[np.int64], after: int) -> bool:
+        """Whether these records, behind each other up to `after`, can be real."""
+        longest = np.diff(starts, append=after).max(initial=0)
+        return bool(longest <= self.longest + self.header_bytes)
 
     def _plausible_length(self, position: int) -> bool:
         """Whether the record that the window ends in can be real."""
