@@ -224,6 +224,13 @@ class RegularPaths:
         return (tuple(rows[a:b]) for a, b in pairwise(self._bounds_of(path[first]).tolist()))
 
     @cached_property
+    def _sums(self) -> dict[str, Column]:
+        """Per path: what its connections make together."""
+        sums = dict.fromkeys(("sent_segments", "lost_segments", "df_on", "df_off", "mails"), np.add)
+        largest = dict.fromkeys(("delayed_ns", "clock_ns"), np.maximum)
+        return {name: self._reduced(how, getattr(self.seen, name)) for name, how in (sums | largest).items()}
+
+    @cached_property
     def at(self) -> list[str]:
         """Where each path was captured: as most of its connections tell, of equals as the first one does."""
         rows = len(self.path)
@@ -258,11 +265,9 @@ class RegularPaths:
 
     def facts(self) -> Iterator[tuple[Value, ...]]:
         """Of each path the facts named `_TOLD`, as weighing its ledger would give them."""
-        s = self.seen
-        df_off, df_on, lost, sent = (
-            self._reduced(np.add, column) for column in (s.df_off, s.df_on, s.lost_segments, s.sent_segments)
-        )
-        delayed_s = np.where(lost > 0, self._reduced(np.maximum, s.delayed_ns) / 1e9, 0.0)
+        sums = self._sums
+        df_off, df_on, lost, sent = (sums[name] for name in ("df_off", "df_on", "lost_segments", "sent_segments"))
+        delayed_s = np.where(lost > 0, sums["delayed_ns"] / 1e9, 0.0)
         columns = (df_off, (df_off > 0) & (df_on > 0), lost, sent, lost / np.maximum(sent, 1), delayed_s)
         told = (self.ip_version, self.at, self.mss_announced, self.mss_own, *(c.tolist() for c in columns))
         return zip(*told, strict=True)
@@ -273,9 +278,10 @@ class RegularPaths:
 
     def ledger(self, path: int) -> PathLedger:
         """What adding each connection to the path's ledger would have given."""
-        rows = self.rows[self.bounds[path] : self.bounds[path + 1]]
-        s = self.seen
-        ledger = PathLedger(self.senders[path], self.receivers[path], sorted(s.connection[rows].tolist()))
+        rows = self.rows[self.bounds[path] : self.bounds[path + 1]].tolist()
+        s, sums = self.seen, {name: int(column[path]) for name, column in self._sums.items()}
+        keys = sorted(int(s.connection[row]) for row in rows)
+        ledger = PathLedger(self.senders[path], self.receivers[path], keys)
         fates = {DELIVERED: ledger.delivered, LOST: ledger.lost, DELIVERED_DF_OFF: ledger.delivered_df_off}
         fates[JOINED] = ledger.joined
         sizes = slice(*self.size_bounds[path : path + 2].tolist())
@@ -285,17 +291,17 @@ class RegularPaths:
                 ledger.undecided[size] = ledger.undecided.get(size, 0) + count
             if fate != UNDECIDED:
                 fates[fate][size] = [count, first, last]
-        for at in s.at[rows].tolist():
-            ledger.at[AT[at]] = ledger.at.get(AT[at], 0) + 1
-        ledger.reverse_seen = True  # a regular connection has both sides
-        ledger.sent_segments, ledger.lost_segments = int(s.sent_segments[rows].sum()), int(s.lost_segments[rows].sum())
-        ledger.lost_joined = int(s.lost_joined[rows].sum())
-        ledger.delayed_s = int(s.delayed_ns[rows].max()) / 1e9
-        ledger.df_off, ledger.df_on = int(s.df_off[rows].sum()), int(s.df_on[rows].sum())
-        times = [rtt for key in ledger.connections if (rtt := self.talks[key - 1].rtt_s) is not None]
+        for row in rows:
+            at = AT[s.at[row]]
+            ledger.at[at] = ledger.at.get(at, 0) + 1
+            if s.mss_peer[row]:
+                ledger.mss_seen.add(int(s.mss_peer[row]))
+        times = [rtt for key in keys if (rtt := self.talks[key - 1].rtt_s) is not None]
         ledger.rtt_s = min(times, default=None)
-        ledger.mss_seen = set(s.mss_peer[rows].tolist()) - {0}
+        ledger.reverse_seen = True  # a regular connection has both sides
+        ledger.sent_segments, ledger.lost_segments = sums["sent_segments"], sums["lost_segments"]
+        ledger.delayed_s = sums["delayed_ns"] / 1e9
+        ledger.df_off, ledger.df_on, ledger.mails = sums["df_off"], sums["df_on"], sums["mails"]
         ledger.mss_own = self.mss_own[path]
-        ledger.mails = int(s.mails[rows].sum())
-        ledger.capture_end_ns = int(s.clock_ns[rows].max())
+        ledger.capture_end_ns = sums["clock_ns"]
         return ledger
