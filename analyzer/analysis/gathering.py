@@ -239,6 +239,7 @@ class Gathered:
 
     def finish(self) -> None:
         """Judge what is still open; nothing can be taken after it."""
+        _give_back()
         for tracker in self.points.trackers:
             self.take(tracker.finish())
             if tracker.let_go:
