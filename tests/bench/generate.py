@@ -27,7 +27,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path as FilePath
 from typing import Any, BinaryIO
@@ -180,8 +180,7 @@ class Builder:
             patches.append((8, p.ack, theirs, False))
         options = b""
         if p.flags & SYN:
-            mss = hosts[p.side].mss - (20 if self.ipv6 else 0)
-            options += struct.pack(">BBHBB", 2, 4, mss, 4, 2)
+            options += struct.pack(">BBHBB", 2, 4, hosts[p.side].mss, 4, 2)
         elif timestamps:
             options += b"\x01\x01"
         if timestamps:
@@ -237,7 +236,7 @@ class Recipe:
     vlan: float = 0.0
 
 
-def draw_hosts(rng: np.random.Generator, ipv6: bool) -> tuple[Host, Host]:
+def draw_hosts(rng: np.random.Generator) -> tuple[Host, Host]:
     kinds = (
         Host(ack_every=2),
         Host(ack_every=3, window=501),
@@ -253,7 +252,9 @@ def play(
     hosts: tuple[Host, Host] | None = None, ipv6: bool = False, horizon_ns: int = 120 * SECOND, **how: Any,
 ) -> tuple[Template, Exchange]:  # fmt: skip
     """The script through the model; the template and what happened."""
-    hosts = hosts or draw_hosts(rng, ipv6)
+    hosts = hosts or draw_hosts(rng)
+    if ipv6:  # whose header takes 20 bytes more of the same MTU
+        hosts = replace(hosts[0], mss=hosts[0].mss - 20), replace(hosts[1], mss=hosts[1].mss - 20)
     exchange = Exchange(script.turns, path, *hosts, rng, horizon_ns=horizon_ns, collapse=recipe.collapse, **how)
     t = Template(mails=script.mails, tls=script.tls, outgoing=outgoing, ipv6=ipv6, greeter=script.greeter)
     style = Format(recipe.style.pcapng, bool(rng.random() < recipe.vlan))
