@@ -5,7 +5,6 @@ Packets -> Tracker -> measure -> talks and sightings -> path ledgers.
 
 from __future__ import annotations
 
-import ctypes
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, fields
@@ -27,6 +26,7 @@ from ..tcp.connections import Group, HandedOver, Tracker
 from ..tcp.delivery import Delivery, Trace, measure
 from ..tcp.path_mtu import UNHEARD_SENDS, Sighting, examine, examine_more
 from ..tcp.regular import AT
+from .memory import give_back
 from .options import Options
 
 # The third SYN of real stacks leaves after 2 or 3 s (RFC 6298: an initial time-out of 1 s); a busy server answers sooner.
@@ -239,12 +239,12 @@ class Gathered:
 
     def finish(self) -> None:
         """Judge what is still open; nothing can be taken after it."""
-        _give_back()
+        give_back()
         for tracker in self.points.trackers:
             self.take(tracker.finish())
             if tracker.let_go:
                 self.counts["let_go"] += tracker.let_go
-        _give_back()
+        give_back()
 
     def take(self, group: Group) -> None:
         """Judge the connections that are over."""
@@ -448,19 +448,6 @@ class Gathered:
         if sighting.hole is not None and sighting.hole.filled_ns is None:
             return int(sighting.hole.seq)
         return None
-
-
-def _give_back() -> None:
-    """What was freed while packets were columns goes back to the system, before objects take as much again.
-
-    glibc keeps freed memory that lies below some that is in use, and Python's objects do not live in what it keeps.
-    """
-    try:
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    except (OSError, TypeError):  # systems without a C library of this name
-        return
-    if trim is not None:
-        trim(0)
 
 
 def _stuck_mails(talk: mails.Talk, sighting: Sighting, lost: int | None) -> list[int]:

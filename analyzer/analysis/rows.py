@@ -13,6 +13,7 @@ from .. import case as c
 from ..detect import mails, paths
 from ..detect.engine import Draft
 from .ledgers import Ledgers
+from .memory import give_back
 
 # by where a sender's data are captured: of the client's, of the server's
 _VANTAGE: dict[Any, c.Vantage] = {"at_sender": "client-side", "at_receiver": "server-side", "middle": "middle"}
@@ -126,6 +127,7 @@ def silent_rows(ledgers: Ledgers, conn_id: dict[int, int]) -> list[c.Path]:
         *(regular.connections(listed), regular.sizes(_size_fate)),
         strict=True,
     )
+    give_back()
     return [
         c.Path(
             id=ledgers.silent[i],

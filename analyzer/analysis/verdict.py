@@ -16,6 +16,7 @@ from ..summary import HANGING, limits, summarize
 from ..tcp.path_mtu import UNHEARD_SENDS
 from .gathering import Gathered
 from .ledgers import Ledgers
+from .memory import give_back
 from .rows import connection_row, finding_row, message_row, passed_over_notes, path_row, seen_twice, silent_rows
 
 _OTHER_VERSION: dict[object, int] = {4: 6, 6: 4}
@@ -32,6 +33,7 @@ class Verdict:
         self.talks = run.talks
         self.by_key = {t.key: t for t in self.talks}
         self.ledgers = Ledgers(run)
+        give_back()
 
     def case(self) -> c.Case:
         run = self.run
