@@ -82,14 +82,13 @@ def lines(case: Case, *, indent: int | None = 1) -> Iterator[str]:
         return
     comma = "{\n"
     for name, value in _members(case):
-        if not isinstance(value, Iterator) or name in ("captures", "findings"):
-            value = list(value) if isinstance(value, Iterator) else value
+        if not isinstance(value, Iterator):
             text = _encoded(value, indent).replace("\n", "\n" + " " * indent)
             yield f'{comma}{" " * indent}"{name}": {text}'
         else:
             yield f'{comma}{" " * indent}"{name}": ['
             between = "\n" + " " * 2 * indent
-            written = _written(case, name, value)
+            written = _written(case, name, value, indent)
             while some := list(islice(written, LINES_AT_ONCE)):
                 yield between + f",\n{' ' * 2 * indent}".join(some)
                 between = ",\n" + " " * 2 * indent
@@ -106,8 +105,10 @@ def _encoded(value: Any, indent: int | None) -> str:
     return text.replace("\x7f", "\\u007f")
 
 
-def _written(case: Case, name: str, elements: Iterator[Any]) -> Iterator[str]:
-    """Each element of a long list in one line; `elements` are their JSON values, made only where they are asked for."""
+def _written(case: Case, name: str, elements: Iterator[Any], indent: int) -> Iterator[str]:
+    """Each element of a list, in one line where it may be long; `elements` are the JSON values, made where asked for."""
+    if name in ("captures", "findings"):
+        return (_encoded(element, indent).replace("\n", "\n" + " " * 2 * indent) for element in elements)
     if name == "connections":
         return map(_connection_line, case.connections)
     if name == "messages":
