@@ -8,6 +8,7 @@ them at the end. A connection that any of the three finds odd is left to the lon
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -461,8 +462,9 @@ class _View:
         pieces = group.pieces
         first, last = pieces.bounds[stream : stream + 2].tolist()
         mine = slice(first, last)
-        self.starts, self.ends, self.ack = pieces.start[mine], pieces.end[mine], pieces.ack[mine]
-        self.time_ns, self.ip_bytes = group.time_ns[mine], group.ip_bytes[mine]
+        self.starts, self.ends = pieces.start[mine], pieces.end[mine]
+        self.start_of: list[int] = self.starts.tolist()  # few are asked for: quicker than an array
+        self.ack, self.time_ns, self.ip_bytes = pieces.ack[mine], group.time_ns[mine], group.ip_bytes[mine]
         self.wire_limit = int(group.survey.wire_limit[stream])
         self.data = pieces.data
         self.numbers = np.arange(first, last)
@@ -474,7 +476,7 @@ class _View:
         return [(0, data)] if data else []
 
     def _number(self, offset: int) -> int:
-        return int(self.starts.searchsorted(offset, side="right")) - 1
+        return bisect_right(self.start_of, offset) - 1
 
     def peer_at(self, offset: int) -> int | None:
         if not 0 <= offset < self.end:
