@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from analyzer.capture import reading
 from analyzer.capture.framing import Records
-from analyzer.capture.packets import ACK, SYN
+from analyzer.capture.packets import ACK, SYN, CaptureInfo
 
 from . import build
 from .tables import assert_equal, read_all
@@ -74,6 +74,35 @@ def test_a_helo_brings_the_window_before_it(scratch: Path, monkeypatch: pytest.M
     assert result.packets.frame.tolist() == [41, 42, 43, 44, 55]
     assert sum(result.counts.values()) - result.counts["frames"] + len(result.packets) == result.counts["frames"]
     assert result.tcp_ports.sum() == result.counts["other-tcp"] == 90
+
+
+def test_sparse_windows_wait_for_each_other(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer batches, with the same in them."""
+    filler = [segment(b"z" * 1000, sport=50000, dport=443)] * 40
+    scratch.write_bytes(build.pcap((filler + conversation(25)) * 20))
+    monkeypatch.setattr(reading, "WINDOW_BYTES", 48_000)
+    batches = list(reading.read([str(scratch)], reading.ReadOptions(), []))
+    assert len(batches) < 5 and len(batches[0].packets) > 30
+    together = read_all(scratch)
+    monkeypatch.setattr(reading, "SPARSE_WINDOWS", 0)
+    assert_equal(together, read_all(scratch))
+
+
+def test_a_span_behind_what_is_skimmed(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its frames are numbered as in the whole capture, wherever it begins."""
+    scratch.write_bytes(build.pcap(conversation(25) * 400))
+    monkeypatch.setattr(reading, "WINDOW_BYTES", 2000)
+    whole = read_all(scratch).packets.frame.tolist()
+    for start in (1, 5_000, 77_777, scratch.stat().st_size - 1):
+        captures: list[CaptureInfo] = []
+        options, span = reading.ReadOptions(), reading.Span((1, start))
+        frames = [
+            frame
+            for batch in reading.read([str(scratch)], options, captures, span=span)
+            for frame in batch.packets.frame.tolist()
+        ]
+        assert frames and frames == whole[-len(frames) :]
+        assert captures[0].frames == 2000
 
 
 @ENGINES
