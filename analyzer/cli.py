@@ -56,6 +56,8 @@ def command() -> NoReturn:
     threads that still work, are left to Python's own way.
     """
     gc.set_threshold(RARELY)
+    # NumPy's linear algebra, of which nothing is used here, starts threads that wait busily for work
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     kept = argparse.Namespace()
     status = main(into=kept)
     if threading.active_count() == 1:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 # Large enough that the fixed cost of NumPy calls is spread over some ten thousand packets, small enough for flat memory.
-WINDOW_BYTES = 16 << 20
+WINDOW_BYTES = 10 << 20
 # What a window leaves unread (less than a record) is copied in front of the next one; longer leftovers get a buffer of
 # their own. Packets are 256 KiB at most (framing.MAX_PACKET_BYTES).
 HEADROOM_BYTES = 512 << 10
