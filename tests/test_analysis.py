@@ -49,6 +49,24 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return outcomes
 
 
+def test_what_is_not_worth_it_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packets that are worked on count, not those that are walked over; who asks for processes gets them."""
+    capture = ROOT / "sample_pcaps" / "incident.pcapng"
+    monkeypatch.setattr(parts, "processors", lambda: 2)
+    monkeypatch.setattr(parts, "_WORTH_SHARING_BYTES", capture.stat().st_size // 2)
+
+    def processes(jobs: int) -> int:
+        return len(parts._spans([str(capture)], analysis.Options(jobs=jobs)))
+
+    assert reading.share_wanted([str(capture)], reading.ReadOptions()) > 0.9
+    assert processes(0) == 2
+    monkeypatch.setattr(parts, "share_wanted", lambda *_: 0.03)
+    assert processes(0) == 1
+    assert processes(2) == 2
+    monkeypatch.setattr(parts, "_WORTH_SHARING_BYTES", capture.stat().st_size * 2)
+    assert processes(2) == 1
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("jobs", [2, 3, 5])
 def test_any_number_of_processes_gives_the_same_case(

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..capture.reading import WHOLE, Span, read, spans
+from ..capture.reading import WHOLE, Span, read, share_wanted, spans
 from .gathering import Gathered, Part
 from .options import Options, reading_options
 
 # Far more connections than one part can hold: the keys of two parts never meet.
 _KEYS_OF_A_PART = 1 << 40
-# Below this one process has finished before a second one has started.
+# Below this, of packets that are worked on, one process has finished before a second one has started. (What is only
+# walked over is bound by memory, which processes share: a 1 GB capture with 3 % SMTP takes one 0.73 s, and two 0.84 s.)
 _WORTH_SHARING_BYTES = 64 << 20
 
 
@@ -93,8 +94,11 @@ def _spans(captures: Sequence[str], options: Options) -> list[Span]:
         size = sum(os.stat(name).st_size for name in captures if os.path.isfile(name))
     except OSError:
         return [WHOLE]
-    files = all(os.path.isfile(name) for name in captures)
-    return spans(captures, jobs) if files and size >= _WORTH_SHARING_BYTES else [WHOLE]
+    if size < _WORTH_SHARING_BYTES or not all(os.path.isfile(name) for name in captures):
+        return [WHOLE]
+    if not options.jobs and size * share_wanted(captures, reading_options(options)) < _WORTH_SHARING_BYTES:
+        return [WHOLE]
+    return spans(captures, jobs)
 
 
 def _received(receiver: Any) -> Part | None:

@@ -73,6 +73,22 @@ def spans(paths: Sequence[str], parts: int) -> list[Span]:
     return [Span(*ends) for ends in zip(places, [*places[1:], None], strict=True)]
 
 
+def share_wanted(paths: Sequence[str], options: ReadOptions) -> float:
+    """Of the first packets of the first capture, the share that is wanted: what there is to judge, roughly."""
+    sources = expand(paths)
+    if not sources or sources[0].error is not None:
+        return 1.0
+    try:
+        head = sources[0].head()
+    except Exception:  # noqa: BLE001 - reading it will tell what is wrong
+        return 1.0
+    wanted = Wanted(options.ports, all_tcp=options.all_tcp, only=options.only)
+    frames = packets = 0
+    for batch in decode(Windows(_Memory(head), window_bytes=len(head) or 1), CaptureInfo(1, ""), wanted, options):
+        frames, packets = frames + batch.counts["frames"], packets + len(batch.packets)
+    return packets / frames if frames else 1.0
+
+
 def _plain_size(source: Source) -> int | None:
     """Bytes of a capture that is a file, not packed, and of a format that is read here."""
     if source.size is None or source.error is not None:
