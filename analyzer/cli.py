@@ -58,6 +58,9 @@ def command() -> NoReturn:
     gc.set_threshold(RARELY)
     # NumPy's linear algebra, of which nothing is used here, starts threads that wait busily for work
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever runs this (`>&-`): nobody wants to read it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
     kept = argparse.Namespace()
     status = main(into=kept)
     if threading.active_count() == 1:

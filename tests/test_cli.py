@@ -352,6 +352,14 @@ def test_the_command_ends_at_once_and_forgets_nothing(samples: Path) -> None:
     assert done.stdout.endswith("last words\n")
 
 
+def test_nobody_has_to_listen(samples: Path, tmp_path: Path) -> None:
+    """With stdout and stderr closed, as some schedulers do, the documents are written and the exit status tells."""
+    out = tmp_path / "out.json"
+    line = f"{sys.executable} -m analyzer analyze --fail-on low --json {out} {samples / 'blackhole-1400.sender.pcap'} >&- 2>&-"
+    assert subprocess.run(line, shell=True).returncode == 1
+    assert json.loads(out.read_text())["findings"]
+
+
 def damaged(capture: bytes) -> dict[str, bytes]:
     """The ways in which a file can be no capture, or no whole one; by file name."""
     record = capture[24:40]  # the first record's header: seconds, microseconds, captured, original (u4 each)
