@@ -68,7 +68,7 @@ def render(
             for n, f in enumerate(findings)
         ],
         explained=[f for f in wording.ordered(case.findings) if f.explained_by is not None],
-        noted=[f for f in wording.ordered(case.findings) if f.explained_by is None and f.severity == "info"],
+        noted=_alike([f for f in wording.ordered(case.findings) if f.explained_by is None and f.severity == "info"]),
         timeline=_timeline(case) if plots else None,
         connections=connections,
         listed={c.id for c in connections.rows},
@@ -242,6 +242,14 @@ class MailRow(NamedTuple):
     @property
     def grave(self) -> bool:
         return self.fate in wording.HUNG
+
+
+def _alike(findings: list[Finding]) -> list[list[Finding]]:
+    """Findings that are told in the same words, together."""
+    told: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for f in findings:
+        told[f.rule, f.title].append(f)
+    return list(told.values())
 
 
 def _choose(case: Case) -> tuple[Table, Table]:

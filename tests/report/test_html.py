@@ -310,3 +310,13 @@ class TestInChromium:
         assert seen == ["none", "block", "none", "rgb(255, 255, 255)", True]
         pdf = driver.execute_cdp_cmd("Page.printToPDF", {})
         assert base64.b64decode(pdf["data"]).startswith(b"%PDF")
+
+
+def test_what_is_told_in_the_same_words_is_told_once(incident: Case) -> None:
+    """Hundreds of paths that lost a packet are one line, which unfolds to the hosts."""
+    small = incident.findings[-1]
+    many = [replace(small, id=n, receiver=f"203.0.113.{n}") for n in range(7, 60)]
+    page = render(replace(incident, findings=[*incident.findings, *many]))
+    assert page.count("<span class=\"soft\">(small-mss)</span>") == 1
+    assert "<summary>54 times</summary>" in page
+    assert f"<li>{small.sender} to 203.0.113.59</li>" in page
