@@ -317,6 +317,6 @@ def test_what_is_told_in_the_same_words_is_told_once(incident: Case) -> None:
     small = incident.findings[-1]
     many = [replace(small, id=n, receiver=f"203.0.113.{n}") for n in range(7, 60)]
     page = render(replace(incident, findings=[*incident.findings, *many]))
-    assert page.count("<span class=\"soft\">(small-mss)</span>") == 1
+    assert page.count('<span class="soft">(small-mss)</span>') == 1
     assert "<summary>54 times</summary>" in page
     assert f"<li>{small.sender} to 203.0.113.59</li>" in page
