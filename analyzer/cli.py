@@ -31,6 +31,7 @@ NOT_EXERCISED = 4  # verify: what failed before was not tried; compare: nothing 
 SEVERITIES = ("info", "low", "medium", "high", "critical")  # as in case.py, which --help need not import
 CONFIDENCES = ("possible", "likely", "certain")
 CONFIGURATION = "pyproject.toml"
+CLOSED = "stdout is closed: there is no place for the answer"
 # Objects made between two looks for garbage: what is imported and read at the start is none, and there is much of it.
 RARELY = 100_000
 GIVEN = (
@@ -58,9 +59,6 @@ def command() -> NoReturn:
     gc.set_threshold(RARELY)
     # NumPy's linear algebra, of which nothing is used here, starts threads that wait busily for work
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever runs this (`>&-`): nobody wants to read it
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
     kept = argparse.Namespace()
     status = main(into=kept)
     if threading.active_count() == 1:
@@ -411,6 +409,8 @@ def _style(args: argparse.Namespace) -> dict[str, Any]:
     """How the text is to look: coloured and as wide as the terminal, or plain and 80 columns wide."""
     from .report.text import color_wanted
 
+    if sys.stdout is None:
+        raise UsageError(CLOSED)
     terminal = sys.stdout.isatty()
     # Beyond 100 columns prose gets hard to read.
     width = min(shutil.get_terminal_size().columns, 100) if terminal else 80
@@ -788,7 +788,7 @@ def _write(text: str | Iterable[str], target: str, *, shared: bool = False) -> N
         files.write_text("".join(text), target, shared=shared)
         return
     if sys.stdout is None:
-        raise UsageError("stdout is closed: there is no place for the answer")
+        raise UsageError(CLOSED)
     try:
         sys.stdout.writelines([text] if isinstance(text, str) else text)
         sys.stdout.flush()
