@@ -286,11 +286,15 @@ class Tracker:
         for one of its own, or if not all can be told apart: then the capture has to be read in one."""
         held = self._open
         head_key = _flow_keys(part.heads)[0]
-        with_data = np.append(held.key[held.flags & (SYN | RST) == 0], head_key[part.heads.flags & (SYN | RST) == 0])
+        keys, flags = np.append(held.key, head_key), np.append(held.flags, part.heads.flags)
+        times, speaks = np.append(held.time_ns, part.heads.time_ns), flags & (SYN | RST) == 0
         known = np.isin(part.key, held.key) & (part.isn >= 0)
         for key, swapped, isn in zip(part.key[known], part.swapped[known], part.isn[known], strict=True):
             syns = (held.key == key) & (held.swapped == swapped) & ((held.flags & SYN) != 0)
-            if (held.seq[syns] == isn).any() or key not in with_data:
+            mine = keys == key
+            said = times[mine & speaks]
+            # a SYN behind nothing but SYNs and RSTs, which may have begun a connection of their own, belongs to them
+            if (held.seq[syns] == isn).any() or not len(said) or times[mine].max() - said.max() > LINGER_NS:
                 return False
         for packets in (part.heads, part.open):
             rows = self._put(packets, private=True)
@@ -424,31 +428,34 @@ class Tracker:
 
 def _split_flows(rows: _Sorted, closes: _Closes, number: npt.NDArray[np.int32], new: Bools) -> None:
     """Mark in `new` where a flow's ports were used again: a SYN with another ISN, or a packet long after the close."""
+    gap = np.append(0, rows.time_ns[1:] - rows.time_ns[:-1])
+    new |= gap > IDLE_NS
     # SYN of either kind whose ISN differs from the last SYN of the same side in this flow
     syn = np.flatnonzero(rows.flags & SYN)
-    if len(syn):
-        side = number[syn].astype(np.int64) * 2 + rows.swapped[syn]
-        by_side = np.argsort(side, kind="stable")
-        syn, side = syn[by_side], side[by_side]
-        seq = rows.held.seq[rows.order[syn]]
-        pure = (rows.flags[syn] & ACK) == 0
-        follows = np.zeros(len(syn), bool)
-        follows[1:] = side[1:] == side[:-1]
-        other_isn = follows.copy()
-        other_isn[1:] &= seq[1:] != seq[:-1]
-        new[syn[pure & other_isn]] = True
-        # a first SYN in mid-flow, when the capture began inside the previous connection
-        _begin_in_mid_flow(rows.flags, new, syn[pure & ~follows])
-    gap = rows.time_ns[1:] - rows.time_ns[:-1]
-    pauses = np.flatnonzero(gap > LINGER_NS) + 1
-    new[pauses[gap[pauses - 1] > IDLE_NS]] = True
-    pauses = pauses[~new[pauses]]
+    side = number[syn].astype(np.int64) * 2 + rows.swapped[syn]
+    by_side = np.argsort(side, kind="stable")
+    syn, side = syn[by_side], side[by_side]
+    seq = rows.held.seq[rows.order[syn]]
+    pure = (rows.flags[syn] & ACK) == 0
+    follows = np.append(False, side[1:] == side[:-1])[: len(syn)]
+    before = np.where(follows, np.append(-1, syn)[: len(syn)], -1)  # that SYN; -1: there is none
+    other_isn = follows & (seq != np.append(seq[:1], seq)[: len(syn)])
+    new[syn[pure & other_isn]] = True
+    # a first SYN in mid-flow, when the capture began inside the previous connection
+    _begin_in_mid_flow(rows.flags, new, syn[pure & ~follows])
+    pauses = np.flatnonzero((gap > LINGER_NS) & ~new)
     if len(pauses):
         _split_closed(closes, new, pauses)
-    if len(syn) and follows.any():
-        # what a SYN was compared with belongs to a connection that is over: to its own it is the first one
-        before = np.append(-1, syn[:-1])
-        _begin_in_mid_flow(rows.flags, new, syn[pure & follows & (before < _last(np.flatnonzero(new), syn + 1))])
+    # What a SYN was compared with may belong to a connection that is over by now: to its own one it is the first SYN,
+    # whatever its ISN, and begins another only behind more than SYNs and RSTs.
+    inside = pure & (number[syn - 1] == number[syn]) & (syn > 0) & (gap[syn] <= IDLE_NS)
+    first = inside & (other_isn | ~follows) & (before < _last(np.flatnonzero(new), np.maximum(syn, 1)))
+    if first.any():
+        new[syn[first]] = False
+        paused = np.sort(syn[first & (gap[syn] > LINGER_NS)])
+        if len(paused):
+            _split_closed(closes, new, paused)
+    _begin_in_mid_flow(rows.flags, new, syn[inside & (before < _last(np.flatnonzero(new), syn + 1))])
 
 
 def _split_closed(closes: _Closes, new: Bools, pauses: Ints) -> None:

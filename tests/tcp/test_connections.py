@@ -193,6 +193,19 @@ def test_parts_of_a_capture_join_exactly_or_say_that_they_do_not(table: PacketTa
     assert not fits or sorted(found) == sorted(expected)
 
 
+def test_what_is_over_is_no_measure_for_a_syn_wherever_windows_end() -> None:
+    """Resets long after a connection, then a SYN with another ISN: they belong together in one window and in three."""
+    wire = Wire().c(0, ack=None, flags=SYN).reset("s", IDLE_S * 1000 + 1, 0)
+    wire.isn = {"c": 90_000, "s": 80_000}
+    table = wire.c(IDLE_S * 1000 + 11, ack=None, flags=SYN).table()
+    for windows in ([table], [table[:1], table[1:2], table[2:]]):
+        tracker = Tracker()
+        groups = [tracker.add(window, int(window.time_ns[-1])) for window in windows]
+        groups.append(tracker.finish())
+        found = [g.table.frame[a:b].tolist() for g in groups for a, b in itertools.pairwise(g.first.tolist())]
+        assert sorted(map(sorted, found)) == [[1], [2, 3]]
+
+
 def test_a_part_that_begins_with_another_connection_fits() -> None:
     """Ports used again across the cut, with another ISN: nobody has to read again."""
     wire = Wire().handshake().c(5, 0, b"EHLO a\r\n")
