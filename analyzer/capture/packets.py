@@ -8,7 +8,7 @@ An engine is anything that fills this table; one test demands equal tables from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -301,6 +301,3 @@ class CaptureInfo:
     snaplen: int | None = None
     complete: bool = True
     problems: list[str] = field(default_factory=list)
-
-
-Batches = Iterator[Batch]

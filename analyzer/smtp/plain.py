@@ -162,7 +162,7 @@ _RCPT = re.compile(rb"RCPT TO:<([!#-9;=?-~]*)>(?: [^\r\n]*)?\r\Z")
 _VERBS = tuple("? EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT STARTTLS".split())
 _LAST_CHUNK = len(_VERBS)
 _NUMBER = {verb: number for number, verb in enumerate(_VERBS)}
-_ODD, _EHLO, _HELO, _MAIL_FROM, _RCPT_TO, _DATA, _BDAT = range(7)
+_ODD, _EHLO, _HELO, _MAIL_FROM, _RCPT_TO, _DATA, _BDAT = range(7)  # numbers in _VERBS
 _STARTTLS = _NUMBER["STARTTLS"]
 
 K = TypeVar("K")

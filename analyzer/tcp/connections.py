@@ -43,8 +43,7 @@ class Group:
     """Connections that are over, many at a time.
 
     `table` has n rows sorted by connection, then direction (client's packets first), then capture order.
-    Connection k owns rows first[k]:first[k+1]; the server's packets begin at middle[k]. `born` is the capture order of a
-    connection's first packet (capture id, frame), by which ids are given.
+    Connection k owns rows first[k]:first[k+1]; the server's packets begin at middle[k].
     """
 
     table: PacketTable

@@ -14,7 +14,7 @@ from analyzer.smtp import grammar
 from analyzer.smtp.dialogue import Dialogue, read_dialogue
 from analyzer.smtp.plain import Pieces, Plain, read_plain
 
-from .talk import Stream, streams
+from .talk import ENVELOPE, Stream, streams
 from .test_properties import Script, scripts, views
 
 Talk = tuple[Stream, Stream]
@@ -146,16 +146,8 @@ def test_anything_can_be_read(turns: list[tuple[bool, bytes]], lines: bool) -> N
     assert plain.plain[1]
 
 
-ORDINARY = """\
-    S: 220 mx
-    C: EHLO me
-    S: 250 mx
-    C: MAIL FROM:<a@b>
-    S: 250 ok
-    C: RCPT TO:<c@d>
-    S: 250 ok
-    C: DATA
-    S: 354 go
+HELLO = "    S: 220 mx\n    C: EHLO me\n    S: 250 mx\n"
+ORDINARY = f"""{HELLO}{ENVELOPE}
     C: Subject: x
     C:
     C: .
