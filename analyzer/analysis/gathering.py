@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, fields
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from ..capture.framing import problem
+from ..capture.framing import problem, renumbered
 from ..capture.packets import ACK, RST, SYN, Batch, CaptureInfo, IcmpError, address_number, address_text
 from ..detect import mails, paths
 from ..detect.inside import ends_of
@@ -48,21 +49,52 @@ FourTuple = tuple[int, int, int, int]  # (source, source port, destination, dest
 class PackedTalks(NamedTuple):
     """Talks field by field, which go from process to process in a third of the time that objects take."""
 
-    fields: list[list[Any]]  # of each field of Talk the values; but of its mails how many there are
-    mail_fields: list[list[Any]]  # the same of all their MailRecords
+    fields: list[Any]  # of each field of Talk the values; but of its mails how many there are
+    mail_fields: list[Any]  # the same of all their MailRecords
 
     @classmethod
     def of(cls, talks: list[mails.Talk]) -> PackedTalks:
-        columns = [[*map(attrgetter(name), talks)] for name in _TALK_FIELDS]
+        columns = _columns(talks, _TALK_FIELDS)
         columns[_MAILS] = [len(records) for records in columns[_MAILS]]
-        records = [m for t in talks for m in t.mails]
-        return cls(columns, [[*map(attrgetter(name), records)] for name in _MAIL_FIELDS])
+        return cls(columns, _columns([m for t in talks for m in t.mails], _MAIL_FIELDS))
 
-    def unpacked(self) -> list[mails.Talk]:
-        records = map(mails.MailRecord, *self.mail_fields)
-        columns = [*self.fields]
+    def unpacked(self, frames: int) -> list[mails.Talk]:
+        """The talks; `frames` came before the first frame that who packed them has seen."""
+        records = map(mails.MailRecord, *_renumbered(self.mail_fields, frames))
+        columns = _renumbered(self.fields, frames)
         columns[_MAILS] = [list(islice(records, count)) for count in columns[_MAILS]]
         return list(map(mails.Talk, *columns))
+
+
+class PackedFrames(NamedTuple):
+    """A column of frames: of one each, or of rows of them."""
+
+    capture: list[int]
+    frame: npt.NDArray[np.int64]
+    lengths: list[int] | None  # of the rows; None: one frame each, and no rows
+
+    @classmethod
+    def of(cls, column: list[Any], *, rows: bool) -> PackedFrames:
+        frames = list(chain.from_iterable(column)) if rows else column
+        capture, frame = zip(*frames, strict=True) if frames else ((), ())
+        return cls([*capture], np.array(frame, np.int64), [*map(len, column)] if rows else None)
+
+    def unpacked(self, frames: int) -> list[Any]:
+        refs = zip(self.capture, (self.frame + frames).tolist(), strict=True)
+        return [*refs] if self.lengths is None else [tuple(islice(refs, length)) for length in self.lengths]
+
+
+def _columns(rows: Sequence[Any], names: list[str]) -> list[Any]:
+    """Of each field its values. Where frames are told the field is called so."""
+    columns: list[Any] = [[*map(attrgetter(name), rows)] for name in names]
+    for i, name in enumerate(names):
+        if name.endswith(("_frame", "_frames")):
+            columns[i] = PackedFrames.of(columns[i], rows=name.endswith("s"))
+    return columns
+
+
+def _renumbered(columns: list[Any], frames: int) -> list[Any]:
+    return [column.unpacked(frames) if isinstance(column, PackedFrames) else column for column in columns]
 
 
 _TALK_FIELDS, _MAIL_FIELDS = ([field.name for field in fields(kind)] for kind in (mails.Talk, mails.MailRecord))
@@ -84,9 +116,31 @@ class Part(NamedTuple):
     points: dict[int, int]  # Points.of
     handed_over: list[HandedOver]  # by each of its trackers
     carries: bool
+    lacks: bool
     let_go: int
     rows: int
     interrupted: bool
+    first_clock_ns: int | None
+
+    def renumber_frames(self, frames: int) -> None:
+        """`frames` came before the first one that was seen here: all but the talks learn of it."""
+        for error in self.icmp:  # the same objects stand in the ledgers
+            error.frame += frames
+        used = {(capture, frame + frames) for capture, frame in self.used_icmp}
+        self.used_icmp.clear()
+        self.used_icmp.update(used)
+        tables = [table for handed_over in self.handed_over for table in (handed_over.heads, handed_over.open)]
+        for ledger in self.ledgers.values():
+            tables += {id(d.table): d.table for v in ledger.views for d in v.trace.directions}.values()
+            ledger.unanswered = [
+                u._replace(frames=tuple((capture, frame + frames) for capture, frame in u.frames))
+                for u in ledger.unanswered
+            ]
+        for table in tables:
+            table.columns["frame"] = table.frame + frames
+        for capture in self.captures:
+            capture.frames += frames
+            capture.problems[:] = [renumbered(text, frames) for text in capture.problems]
 
 
 @dataclass
@@ -107,6 +161,8 @@ class Gathered:
     _by_flow: dict[FourTuple, list[IcmpError]] = field(default_factory=lambda: defaultdict(list))
     used_icmp: set[tuple[int, int]] = field(default_factory=set)
     carries: bool = False  # what follows can not be read rightly without what the reader remembers
+    lacks: bool = False  # what came before was needed to read this rightly
+    first_clock_ns: int | None = None  # the clock when the first connection was judged
     first_key: InitVar[int] = 1
     continues: InitVar[bool] = False  # the beginning of the captures is read by somebody else
     _next_key: int = field(init=False)
@@ -133,15 +189,30 @@ class Gathered:
             self.points.of,
             [tracker.hand_over() for tracker in self.points.trackers],
             self.carries,
+            self.lacks,
             sum(tracker.let_go for tracker in self.points.trackers),
             self.rows,
             self.interrupted,
+            self.first_clock_ns,
         )
 
-    def joins(self, part: Part | None) -> bool:
-        """Take in the part that follows. False (and this is of no use any more) when it can not be joined exactly."""
+    def joins(self, part: Part | None, cut: int | None = None) -> bool:
+        """Take in the part that follows. False (and this is of no use any more) when it can not be joined exactly.
+
+        `cut`: the byte of the only capture at which it seemed to whoever read the part that a record begins.
+        """
         if part is None:
             return False
+        frames = 0
+        if cut is not None:
+            capture, later = self.captures[0], part.captures[0]
+            clock_ns = part.first_clock_ns or self.clock_ns
+            proven = capture.complete and capture.bytes == cut
+            if self.interrupted or part.lacks or not proven or clock_ns < self.clock_ns:
+                return False
+            frames = capture.frames
+            later.link_types[:] = dict.fromkeys([*capture.link_types, *later.link_types])
+            part.renumber_frames(frames)
         self.interrupted |= part.interrupted
         let_go = part.let_go + sum(tracker.let_go for tracker in self.points.trackers)
         self.rows += part.rows
@@ -156,7 +227,7 @@ class Gathered:
         for tracker, handed_over in zip(self.points.trackers, part.handed_over, strict=False):
             if not tracker.join(handed_over):
                 return False
-        self.talks += part.talks.unpacked()
+        self.talks += part.talks.unpacked(frames)
         for ends, ledger in part.ledgers.items():
             self._ledger(ends).join(ledger)
         self.sightings += part.sightings
@@ -228,7 +299,7 @@ class Gathered:
 
     def take_batch(self, batch: Batch) -> None:
         """The next packets of the captures; connections that are over by now are judged and let go."""
-        self.carries = batch.carries
+        self.carries, self.lacks = batch.carries, self.lacks or batch.lacks
         self.take_icmp(batch.icmp)
         if batch.last_time_ns is not None:
             self.clock_ns = max(self.clock_ns, batch.last_time_ns)
@@ -253,6 +324,8 @@ class Gathered:
 
     def _take_part(self, group: Group) -> None:
         delivery = measure(group)
+        if len(group):
+            self.first_clock_ns = self.first_clock_ns or self.clock_ns
         self._note_unanswered(delivery)
         self.counts["tcp_connections"] += len(group)
         key, regular = self._next_key, None

@@ -48,8 +48,8 @@ def gather(captures: Sequence[str], options: Options, progress: Callable[[int], 
         run = _read(captures, options, progress, 0, cut[0])
         fits = True
         try:
-            for _, receiver in workers:
-                fits = fits and run.joins(_received(receiver))
+            for (_, receiver), span in zip(workers, cut[1:], strict=True):
+                fits = fits and run.joins(_received(receiver), span.start[1] if span.apart else None)
         except KeyboardInterrupt:
             run.interrupted = True
     finally:
@@ -96,9 +96,11 @@ def _spans(captures: Sequence[str], options: Options) -> list[Span]:
         return [WHOLE]
     if size < _WORTH_SHARING_BYTES or not all(os.path.isfile(name) for name in captures):
         return [WHOLE]
-    if not options.jobs and size * share_wanted(captures, reading_options(options)) < _WORTH_SHARING_BYTES:
-        return [WHOLE]
-    return spans(captures, jobs)
+    # of a capture read up to a limit the end is not known, and what was said in TLS is known by frame numbers
+    found = spans(captures, jobs, apart=options.max_bytes is None and not options.said_in_tls)
+    if options.jobs or found[-1].apart:
+        return found
+    return found if size * share_wanted(captures, reading_options(options)) >= _WORTH_SHARING_BYTES else [WHOLE]
 
 
 def _received(receiver: Any) -> Part | None:

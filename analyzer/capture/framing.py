@@ -10,6 +10,7 @@ with a problem that names the frame and the offset.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ PCAP_MAGICS: dict[int, tuple[str, int, int, str]] = {
     0xA1B2CD34: ("<", 1000, 24, "pcap (modified)"),  # Kuznetzov's: interface, protocol and packet type follow
     0x34CDB2A1: (">", 1000, 24, "pcap (modified)"),
 }
+PCAP_HEADER_BYTES = 24  # of the file
 SECTION_HEADER = 0x0A0D0D0A  # a palindrome: the same in both byte orders
 INTERFACE, OLD_PACKET, SIMPLE_PACKET, ENHANCED_PACKET = 1, 2, 3, 6
 SECONDS_LIMIT = 9_000_000_000  # times beyond this do not fit 64 bits of nanoseconds (the year 2255)
@@ -90,6 +92,16 @@ def first_link_type(head: bytes) -> int | None:
     return None
 
 
+def record_near(head: bytes, near: bytes) -> int | None:
+    """Where a record seems to begin among some bytes of a pcap, by the first bytes of the file; None: nobody can tell."""
+    magic = struct.unpack_from("<I", head)[0] if len(head) >= PCAP_HEADER_BYTES + 4 else None
+    if magic not in PCAP_MAGICS:
+        return None
+    order, _, header_bytes, _ = PCAP_MAGICS[magic]
+    (seconds,) = struct.unpack_from(order + "I", head, PCAP_HEADER_BYTES)
+    return walk.first_pcap(np.frombuffer(near, np.uint8), order, header_bytes, seconds)
+
+
 def format_name(head: bytes) -> str:
     """pcap, pcapng, or nothing."""
     if not is_capture(head):
@@ -106,6 +118,8 @@ def read_records(windows: Windows, info: CaptureInfo, skim_to: int = 0) -> Itera
     if not windows.advance(windows.end):
         _report_end(windows, info, "the file is empty: no capture in it")
         return
+    while windows.end - windows.start < PCAP_HEADER_BYTES and windows.advance(windows.start):
+        pass  # the first window of who begins far behind in a file may be short
     head = windows.head(12)
     if len(head) == 12 and head[:4] == b"\n\r\r\n":
         yield from _Pcapng(windows, info).records()
@@ -122,6 +136,14 @@ def problem(info: CaptureInfo, text: str) -> None:
     info.complete = False
     if text not in info.problems:
         info.problems.append(text)
+
+
+_FRAME = re.compile(r"(?<=\bframe )\d+")
+
+
+def renumbered(text: str, frames: int) -> str:
+    """A problem of somebody who did not see the first `frames` frames, as told by somebody who did."""
+    return _FRAME.sub(lambda number: str(int(number[0]) + frames), text, count=1)
 
 
 def _report_end(windows: Windows, info: CaptureInfo, cut_off: str | None) -> None:
@@ -148,10 +170,10 @@ class _Pcap:
 
     def records(self) -> Iterator[Records]:
         windows, info = self.windows, self.info
-        head = windows.head(24)
+        head = windows.head(PCAP_HEADER_BYTES)
         order, self.fraction_ns, self.header_bytes, info.format = PCAP_MAGICS[struct.unpack_from("<I", head)[0]]
         self.order = order
-        if len(head) < 24:
+        if len(head) < PCAP_HEADER_BYTES:
             _report_end(windows, info, f"cut off in the file header: {len(head)} of 24 bytes")
             return
         snaplen, link_type = struct.unpack_from(order + "II", head, 16)
@@ -159,7 +181,7 @@ class _Pcap:
         self.link_type = link_type & 0xFFFF  # the high bits tell the length of the frame check sequence
         self.longest = min(max(MAX_PACKET_BYTES, snaplen), MAX_BLOCK_BYTES)
         self.frame = 1
-        position = windows.start + 24
+        position = windows.start + PCAP_HEADER_BYTES
         while True:
             starts, position = walk.walk_pcap(windows.buffer, position, windows.end, self.order, self.header_bytes)
             damaged = False

@@ -238,7 +238,7 @@ def _take_blocks(
     return blocks[rows], np.where(count > 0, new_at, 0).astype(np.int32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IcmpError:
     """An ICMP or ICMPv6 error that quotes a TCP packet (RFC 792, RFC 4443).
 
@@ -284,6 +284,7 @@ class Batch:
     tcp_ports: npt.NDArray[np.int64] | None = None  # packets per lower TCP port of what was not kept, length 65536
     skimmed: bool = False  # it lies before the span that was asked for: nothing of it was decoded
     carries: bool = False  # the reader remembers something without which the next window is not read rightly
+    lacks: bool = False  # a look back was needed to where the reader did not begin
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import CaptureError
 from . import columnar, exact, framing
 from .packets import Batch, CaptureInfo, IcmpError, PacketTable
-from .sources import Source, expand, foreign_format, is_foreign_capture
+from .sources import Source, expand, foreign_format, is_foreign_capture, read_up_to
 from .wanted import DEFAULT_PORTS, FourTuple, Tally, Wanted
 from .windows import WINDOW_BYTES, Windows
 
@@ -32,32 +32,43 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The windows that end behind `start`, up to `stop`: places are (id of the capture, bytes of it).
+    """A part of the captures; places are (id of the capture, bytes of it).
 
-    What lies before is skimmed: its frames are counted and its interfaces noted, so that a span begins exactly where a
-    record begins, with the right frame number, and nothing is guessed. Of when these frames were captured not all is noted.
+    Either the windows that end behind `start`, up to `stop`. What lies before is skimmed: its frames are counted and its
+    interfaces noted, so that a span begins exactly where a record begins, with the right frame number, and nothing is
+    guessed. Of when these frames were captured not all is noted.
+
+    Or (`apart`, of a single pcap) exactly these bytes, whose frames are numbered from 1. That a record begins at `start` is
+    guessed from the bytes there. Who reads the span before proves it: the walk from record to record has to end there.
     """
 
     start: tuple[int, int] = (0, 0)
     stop: tuple[int, int] | None = None
+    apart: bool = False
 
 
 WHOLE = Span()
+
+# Where a cut may lie is looked for among so many bytes; in vain among few, then among more than the longest packet has
+# (framing.MAX_PACKET_BYTES).
+NEAR_BYTES = (64 << 10, 512 << 10)
 
 # Skimming costs so much of what reading and judging cost; what a process hands over counts as well (measured: 0.2 where
 # all is SMTP, 0.4 where little is).
 SKIM_COST = 0.25
 
 
-def spans(paths: Sequence[str], parts: int) -> list[Span]:
+def spans(paths: Sequence[str], parts: int, *, apart: bool = True) -> list[Span]:
     """The captures cut into so many spans that take equally long; one, if they have to be read from the beginning.
 
-    With T the time of each: a span that begins at x is T - SKIM_COST * x long.
+    With T the time of each: a span that begins at x is T - SKIM_COST * x long. `apart`: spans may be of that kind.
     """
     sources = in_time_order(expand(paths))
     sizes = [_plain_size(source) for source in sources]
     if parts < 2 or None in sizes:
         return [WHOLE]
+    if apart and len(sources) == 1 and (found := _spans_apart(sources[0], sizes[0] or 0, parts)):
+        return found
     places: list[tuple[int, int]] = [(0, 0)]
     total = sum(size or 0 for size in sizes)
     each = SKIM_COST / (1 - (1 - SKIM_COST) ** parts)
@@ -71,6 +82,28 @@ def spans(paths: Sequence[str], parts: int) -> list[Span]:
                 break
             rest -= size or 0
     return [Span(*ends) for ends in zip(places, [*places[1:], None], strict=True)]
+
+
+def _spans_apart(source: Source, size: int, parts: int) -> list[Span]:
+    """Spans that begin where a record seems to; none where that can not be told."""
+    places = []
+    try:
+        head = source.head()
+        for part in range(1, parts):
+            place = size * part // parts
+            for near_bytes in NEAR_BYTES:
+                stream = source.open_behind(0, place)
+                near, _ = read_up_to(stream, near_bytes)
+                stream.close()
+                found = framing.record_near(head, near)
+                if found is not None:
+                    break
+            else:
+                return []
+            places.append((1, place + found))
+    except OSError:
+        return []
+    return [Span(*ends, apart=True) for ends in zip([(0, 0), *places], [*places, None], strict=True)]
 
 
 def share_wanted(paths: Sequence[str], options: ReadOptions) -> float:
@@ -176,7 +209,13 @@ def read_source(
         return True
     try:
         foreign = options.engine == "tshark" or (options.engine == "auto" and _needs_tshark(source.head()))
-        stream = None if foreign else source.open()
+        skipped = span.start[1] - framing.PCAP_HEADER_BYTES if span.apart and span.start[1] else 0
+        if foreign:
+            stream = None
+        elif skipped:
+            stream = source.open_behind(framing.PCAP_HEADER_BYTES, span.start[1])
+        else:
+            stream = source.open()
     except (OSError, CaptureError) as error:
         framing.problem(info, _reason(error))
         return True
@@ -193,6 +232,8 @@ def read_source(
         window_bytes=min(WINDOW_BYTES, max(size or 0, 1) + 1) if small else WINDOW_BYTES,
         max_bytes=options.max_bytes,
         descriptor=_descriptor(stream) if small else None,
+        skipped_bytes=skipped,
+        stop=span.stop[1] if span.apart and span.stop else None,
     )
     try:
         if not (yield from decode(windows, info, wanted, options, span)):
@@ -200,7 +241,7 @@ def read_source(
     finally:
         windows.close()
     info.bytes = windows.offset
-    if small and info.complete and info.bytes < (size or 0):
+    if small and info.complete and info.bytes < (size or 0) and not (span.apart and span.stop):
         framing.problem(
             info, f"the file had {size} bytes when it was named and {info.bytes} when it was read: it was cut short"
         )
@@ -267,14 +308,15 @@ def decode(
     at_once: bool = False,
 ) -> Generator[Batch, None, bool]:
     """A batch per window, or (but `at_once`) per some windows, for a pcap or pcapng; False when the span ended in it."""
-    engine = _Engine(wanted, info, options.engine)
+    engine = _Engine(wanted, info, options.engine, begins_behind=span.apart and span.start[1] > 0)
     sparse = _Sparse(0 if at_once else SPARSE_WINDOWS)
     window: list[framing.Records] = []
     unknown: dict[int, int] = {}
     too_deep = 0
-    for records in framing.read_records(windows, info, _skim_to(info, span)):
+    skims = not span.apart
+    for records in framing.read_records(windows, info, _skim_to(info, span) if skims else 0):
         place = (info.id, windows.offset)
-        if span.stop is not None and place > span.stop:
+        if skims and span.stop is not None and place > span.stop:
             yield from sparse.rest()
             return False
         if len(records):
@@ -282,7 +324,7 @@ def decode(
             _account(info, records)
         closes_window = records.closes_window
         del records  # it holds on to the window
-        if closes_window and window and place <= span.start:
+        if closes_window and window and skims and place <= span.start:
             yield engine.skim(window)
             window = []
         elif closes_window and window:
@@ -342,6 +384,7 @@ class _Sparse:
         yield replace(
             batches[-1],
             packets=PacketTable.concat([batch.packets for batch in batches]),
+            lacks=any(batch.lacks for batch in batches),
             icmp=[error for batch in batches for error in batch.icmp],
             counts=dict(counts),
             tcp_ports=np.sum([b.tcp_ports for b in batches if b.tcp_ports is not None], axis=0),
@@ -388,8 +431,10 @@ LINK_NAMES = {
 class _Engine:
     """Decodes windows; again, when a HELO on another port made that port wanted."""
 
-    def __init__(self, wanted: Wanted, info: CaptureInfo, engine: str) -> None:
+    def __init__(self, wanted: Wanted, info: CaptureInfo, engine: str, *, begins_behind: bool = False) -> None:
         self.wanted, self.info, self.engine = wanted, info, engine
+        # so many windows that a look back from there would find others, if all had been read
+        self.unknown_windows = 2 if begins_behind else 0
         self.exact = exact.Decoder(wanted)
         self.previous: list[framing.Records] = []
 
@@ -401,6 +446,8 @@ class _Engine:
     def window(self, window: list[framing.Records]) -> tuple[Batch, Tally]:
         before = self.exact.reassembly.snapshot()
         packets, icmp, tally = self._once(self.exact, window)
+        lacks = bool(tally.greeted) and self.unknown_windows > 0
+        self.unknown_windows -= 1
         if tally.greeted:
             ports = tally.greeted
             self.wanted.add(ports)
@@ -419,6 +466,7 @@ class _Engine:
             counts={"frames": frames, **tally.counts},
             tcp_ports=tally.tcp_ports,
             carries=self.wanted.grown or self.exact.reassembly.waits(now_ns),
+            lacks=lacks,
         )
         return batch, tally
 

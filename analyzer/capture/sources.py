@@ -58,6 +58,17 @@ class Source:
             raw.close()
             raise
 
+    def open_behind(self, header_bytes: int, at: int) -> Stream:
+        """The first bytes of a file that is not packed, and what begins at byte `at` behind them. Raises OSError."""
+        raw = self.opener()
+        try:
+            header = raw.read(header_bytes)
+            raw.seek(at)
+        except BaseException:
+            raw.close()
+            raise
+        return _Rejoined(header, cast(Stream, raw))
+
     def open_file(self) -> BinaryIO:
         """The same as a file object."""
         return io.BufferedReader(_AsFile(self.open()), PACKED_BYTES)
@@ -65,7 +76,7 @@ class Source:
     def head(self) -> bytes:
         """The first bytes, unpacked, as far as they can be read. Raises what `open` raises."""
         stream = self.open()
-        data, error = _read_up_to(stream, HEAD_BYTES)
+        data, error = read_up_to(stream, HEAD_BYTES)
         if self.again:
             stream.close()
         else:
@@ -73,14 +84,14 @@ class Source:
         return data
 
     def _unpacked(self, raw: BinaryIO) -> Stream:
-        head, error = _read_up_to(cast(Stream, raw), 6)
+        head, error = read_up_to(cast(Stream, raw), 6)
         packed: Stream = _Rejoined(head, cast(Stream, raw), error)
         self.compression = _compression(head)
         if not self.compression:
             return packed
         file = _AsFile(packed, ends_at_error=True)
         unpacked = _Unpacked(_decompressor(self.compression, io.BufferedReader(file, PACKED_BYTES)), file)
-        inner, error = _read_up_to(unpacked, 6)
+        inner, error = read_up_to(unpacked, 6)
         if _compression(inner):
             unpacked.close()
             raise NotACapture(f"compressed twice ({self.compression}, then {_compression(inner)}): unpack it first")
@@ -278,7 +289,7 @@ def _needed(module: str, compression: str) -> Any:
         ) from None
 
 
-def _read_up_to(stream: Stream, size: int) -> tuple[bytes, Exception | None]:
+def read_up_to(stream: Stream, size: int) -> tuple[bytes, Exception | None]:
     """The next bytes of a stream, fewer than `size` only at its end or where an error stops it."""
     data = bytearray(size)
     view = memoryview(data)

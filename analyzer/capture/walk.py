@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -185,6 +186,35 @@ def _beginnings_pcapng(buffer: Bytes, start: int, end: int, order: str) -> Start
     good = (length >= 32) & (length % 4 == 0) & (candidates + length <= end)
     good[good] = words[(candidates + length)[good] - 4] == length[good]
     return np.concatenate(([start], _first_of_each(lane[good], candidates[good])))
+
+
+# So many records behind each other are believed to be records; what is believed wrongly costs time, never truth.
+BELIEVED = 16
+
+
+def first_pcap(buffer: Bytes, order: str, header_bytes: int, seconds: int) -> int | None:
+    """Where in these bytes from the middle of a pcap the first record seems to begin; `seconds`: a time in its beginning.
+
+    A record header is plausible as in `_beginnings_pcap`, and so are those behind it, up to BELIEVED or to the end.
+    """
+    end = len(buffer) - 16
+    if end <= 0:
+        return None
+    words: npt.NDArray[Any] = sliding(buffer, order + "u4")
+    near = np.abs(words[:end].astype(np.int64) - seconds) < NEAR_S
+    captured = words[8 : end + 8]
+    near &= (captured <= MAX_CAPTURED) & (captured <= words[12 : end + 12]) & (words[4 : end + 4] < 10**9)
+    for start in np.flatnonzero(near).tolist():
+        at = start
+        for _ in range(BELIEVED):
+            at += header_bytes + int(captured[at])
+            if at >= end:
+                return start
+            if not near[at]:
+                break
+        else:
+            return start
+    return None
 
 
 def _repaired(buffer: Bytes, chain: Starts, first: Starts, landing: Starts, end: int, layout: Layout) -> Starts:

@@ -61,22 +61,25 @@ class Windows:
         window_bytes: int = WINDOW_BYTES,
         max_bytes: int | None = None,
         descriptor: int | None = None,  # of the file, if it is one that needs no thread
+        skipped_bytes: int = 0,  # of the file, that the stream leaves out behind the file header
+        stop: int | None = None,  # offset at which somebody else reads on
     ) -> None:
         np.empty(_KEPT_BYTES, np.uint8)
         self._stream = stream
         self._window_bytes = window_bytes
-        self._max_bytes = max_bytes
+        self._max_bytes = max_bytes if stop is None else stop
+        self._stops = stop is not None
         self._descriptor = descriptor
         self._buffers: list[Bytes] = []
         self._next: tuple[Bytes, int] | None = None
         self._thread: threading.Thread | None = None
-        self._read_bytes = 0
+        self._read_bytes = skipped_bytes
         self._exhausted = False
         self.error: Exception | None = None  # why reading ended before the end of the stream
         self.limit_reached = False  # there is more than max_bytes
         self.goes_on = False  # it was still being written when reading was stopped
         self.start = self.end = HEADROOM_BYTES
-        self.base = -HEADROOM_BYTES
+        self.base = skipped_bytes - HEADROOM_BYTES
         self.buffer: Bytes = np.empty(HEADROOM_BYTES + PADDING_BYTES, np.uint8)
 
     @property
@@ -152,7 +155,8 @@ class Windows:
 
     def _fill(self, buffer: Bytes) -> None:
         got = 0
-        size = self._window_bytes
+        # windows end at the same bytes of a file, wherever reading began
+        size = self._window_bytes - self._read_bytes % self._window_bytes
         if self._max_bytes is not None:
             size = min(size, self._max_bytes - self._read_bytes)
         view = memoryview(buffer)[HEADROOM_BYTES : HEADROOM_BYTES + size]
@@ -166,7 +170,7 @@ class Windows:
             else:
                 if self._max_bytes is not None and self._read_bytes + got >= self._max_bytes:
                     self._exhausted = True
-                    self.limit_reached = bool(self._stream.readinto(memoryview(bytearray(1))))
+                    self.limit_reached = not self._stops and bool(self._stream.readinto(memoryview(bytearray(1))))
         except Exception as error:  # noqa: BLE001 - a decompressor may raise anything; the reader reports it
             self.error = error
             self._exhausted = True

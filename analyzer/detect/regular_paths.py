@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..tcp.regular import AT, DELIVERED, DELIVERED_DF_OFF, JOINED, LOST, UNDECIDED, Survey
 from .facts import VOCABULARY, Value
 from .mails import Talk
-from .paths import PathLedger
+from .paths import AT_RANK, PathLedger
 
 Column = npt.NDArray[Any]
 Ends = tuple[str, str]  # (sender, receiver)
@@ -232,13 +232,10 @@ class RegularPaths:
 
     @cached_property
     def at(self) -> list[str]:
-        """Where each path was captured: as most of its connections tell, of equals as the first one does."""
-        rows = len(self.path)
-        place = self.path * len(AT) + self.seen.at
-        first = np.full(self._count * len(AT), rows)
-        np.minimum.at(first, place, np.arange(rows))
-        votes = np.bincount(place, minlength=len(first)) * (rows + 1) - first
-        return [AT[i] for i in votes.reshape(-1, len(AT)).argmax(axis=1).tolist()]
+        """Where each path was captured: as most of its connections tell (see paths.AT_RANK)."""
+        votes = np.bincount(self.path * len(AT) + self.seen.at, minlength=self._count * len(AT)).reshape(-1, len(AT))
+        rank = np.array([AT_RANK[at] for at in AT])
+        return [AT[i] for i in (votes * (len(AT) + 1) + rank).argmax(axis=1).tolist()]
 
     @cached_property
     def ip_version(self) -> list[int]:
