@@ -152,16 +152,17 @@ def test_two_points_of_one_traffic_are_kept_apart() -> None:
     assert {analysis.trace(case, c.id).first_capture for c in case.connections} == {1, 2}
 
 
-# The cut lies between a SYN and the same SYN sent again: whose connection that is can not be told.
-CUT_IN_A_HANDSHAKE = {"loss-of-acks.sender"}
-
-
 @pytest.mark.parametrize("sample", sorted((ROOT / "sample_pcaps").glob("*.pcap*")), ids=lambda p: p.stem)
-def test_every_sample_is_told_alike_by_two_processes(sample: Path, small_windows: None, joined: list[bool]) -> None:
-    """Cut in the middle of what happened, wherever that is."""
+def test_every_sample_is_told_alike_by_several_processes(sample: Path, small_windows: None, joined: list[bool]) -> None:
+    """Cut in the middle of what happened, wherever that is.
+
+    A cut between a SYN and the same SYN sent again is not joined (whose connection that is can not be told), nor is one
+    between the fragments of a packet: `df-off` holds little else.
+    """
     one = report.render(analysis.analyze([str(sample)]))
-    assert report.render(analysis.analyze([str(sample)], analysis.Options(jobs=2))) == one
-    assert joined == [sample.stem not in CUT_IN_A_HANDSHAKE]
+    for jobs in (2, 3):
+        assert report.render(analysis.analyze([str(sample)], analysis.Options(jobs=jobs))) == one
+    assert any(joined) or sample.stem.startswith("df-off.")
 
 
 def test_the_end_of_a_capture_is_told_alike_by_two_processes(
