@@ -188,9 +188,12 @@ def test_the_end_of_a_capture_is_told_alike_by_two_processes(
     assert joined == [True, True, False]
 
 
-def test_a_cut_that_is_no_record_is_not_believed(tmp_path: Path, small_windows: None, joined: list[bool]) -> None:
+def test_a_cut_that_is_no_record_is_not_believed(
+    tmp_path: Path, small_windows: None, joined: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the middle of the capture lies a packet that holds a capture: then it is read in one."""
-    inner = build.pcap([build.ethernet(build.ip4(build.tcp(b"i" * 10)))] * 60)
+    monkeypatch.setattr(reading, "NEAR_BYTES", (1000,))
+    inner = build.pcap([build.ethernet(build.ip4(build.tcp(b"i" * 10)))] * 120)
     around = [build.ethernet(build.ip4(build.tcp(b"x" * 40, seq=1 + 40 * n))) for n in range(100)]
     capture = tmp_path / "c.pcap"
     capture.write_bytes(build.pcap([*around, build.ethernet(build.ip4(build.tcp(inner, seq=4001))), *around]))

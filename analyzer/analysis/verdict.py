@@ -278,7 +278,7 @@ class Verdict:
             messages=[message_row(m, mail_id[m.key], conn_id[m.talk]) for m in records],
             icmp=sorted(run.icmp, key=lambda e: (e.time_ns, e.capture, e.frame)),
             services=dict(run.services),
-            counts=dict(run.counts),
+            counts=dict(sorted(run.counts.items())),
             interrupted=run.interrupted,
         )
         case.paths = [

@@ -92,14 +92,17 @@ def first_link_type(head: bytes) -> int | None:
     return None
 
 
-def record_near(head: bytes, near: bytes) -> int | None:
-    """Where a record seems to begin among some bytes of a pcap, by the first bytes of the file; None: nobody can tell."""
+def record_across(head: bytes, some: bytes, place: int) -> int | None:
+    """Where among some bytes of a pcap the record seems to begin that does not end before `place`, an offset in them too.
+
+    head: the first bytes of the file. None: nobody can tell.
+    """
     magic = struct.unpack_from("<I", head)[0] if len(head) >= PCAP_HEADER_BYTES + 4 else None
     if magic not in PCAP_MAGICS:
         return None
     order, _, header_bytes, _ = PCAP_MAGICS[magic]
     (seconds,) = struct.unpack_from(order + "I", head, PCAP_HEADER_BYTES)
-    return walk.first_pcap(np.frombuffer(near, np.uint8), order, header_bytes, seconds)
+    return walk.across_pcap(np.frombuffer(some, np.uint8), place, order, header_bytes, seconds)
 
 
 def format_name(head: bytes) -> str:

@@ -40,6 +40,7 @@ class Span:
 
     Or (`apart`, of a single pcap) exactly these bytes, whose frames are numbered from 1. That a record begins at `start` is
     guessed from the bytes there. Who reads the span before proves it: the walk from record to record has to end there.
+    It is the first record that the window before does not hold, so that nobody sees other windows than who reads all.
     """
 
     start: tuple[int, int] = (0, 0)
@@ -49,7 +50,7 @@ class Span:
 
 WHOLE = Span()
 
-# Where a cut may lie is looked for among so many bytes; in vain among few, then among more than the longest packet has
+# How far around a cut its record is looked for: nearby, and in vain, further than the longest packet is long
 # (framing.MAX_PACKET_BYTES).
 NEAR_BYTES = (64 << 10, 512 << 10)
 
@@ -89,25 +90,35 @@ HANDING_OVER = 0.15
 
 
 def _spans_apart(source: Source, size: int, parts: int) -> list[Span]:
-    """Spans that begin where a record seems to; none where that can not be told."""
+    """Spans that begin where a record seems to, between two windows of who reads all; none where that can not be told."""
     places = []
     try:
         head = source.head()
         for part in range(1, parts):
-            place = int(size * (part + HANDING_OVER) / (parts + HANDING_OVER))
-            for near_bytes in NEAR_BYTES:
-                stream = source.open_behind(0, place)
-                near, _ = read_up_to(stream, near_bytes)
-                stream.close()
-                found = framing.record_near(head, near)
-                if found is not None:
-                    break
-            else:
+            share = (part + HANDING_OVER) / (parts + HANDING_OVER)
+            edge = round(share * size / WINDOW_BYTES) * WINDOW_BYTES
+            found = _record_across(source, head, edge)
+            if found is None:
                 return []
-            places.append((1, place + found))
+            places.append((1, found))
     except OSError:
         return []
+    if places != sorted(set(places)):
+        return []
     return [Span(*ends, apart=True) for ends in zip([(0, 0), *places], [*places, None], strict=True)]
+
+
+def _record_across(source: Source, head: bytes, edge: int) -> int | None:
+    """The offset of the record that seems to lie across this one."""
+    for near_bytes in NEAR_BYTES:
+        begin = max(edge - near_bytes, framing.PCAP_HEADER_BYTES)
+        stream = source.open_behind(0, begin)
+        some, _ = read_up_to(stream, edge - begin + near_bytes)
+        stream.close()
+        found = framing.record_across(head, some, edge - begin)
+        if found is not None:
+            return begin + found
+    return None
 
 
 def share_wanted(paths: Sequence[str], options: ReadOptions) -> float:
@@ -437,8 +448,7 @@ class _Engine:
 
     def __init__(self, wanted: Wanted, info: CaptureInfo, engine: str, *, begins_behind: bool = False) -> None:
         self.wanted, self.info, self.engine = wanted, info, engine
-        # so many windows that a look back from there would find others, if all had been read
-        self.unknown_windows = 2 if begins_behind else 0
+        self.is_behind_unread = begins_behind  # the window before is not known
         self.exact = exact.Decoder(wanted)
         self.previous: list[framing.Records] = []
 
@@ -450,8 +460,7 @@ class _Engine:
     def window(self, window: list[framing.Records]) -> tuple[Batch, Tally]:
         before = self.exact.reassembly.snapshot()
         packets, icmp, tally = self._once(self.exact, window)
-        lacks = bool(tally.greeted) and self.unknown_windows > 0
-        self.unknown_windows -= 1
+        lacks, self.is_behind_unread = self.is_behind_unread and bool(tally.greeted), False
         if tally.greeted:
             ports = tally.greeted
             self.wanted.add(ports)

@@ -192,10 +192,11 @@ def _beginnings_pcapng(buffer: Bytes, start: int, end: int, order: str) -> Start
 BELIEVED = 16
 
 
-def first_pcap(buffer: Bytes, order: str, header_bytes: int, seconds: int) -> int | None:
-    """Where in these bytes from the middle of a pcap the first record seems to begin; `seconds`: a time in its beginning.
+def across_pcap(buffer: Bytes, place: int, order: str, header_bytes: int, seconds: int) -> int | None:
+    """Where in these bytes of a pcap the record seems to begin that does not end before or at `place`.
 
-    A record header is plausible as in `_beginnings_pcap`, and so are those behind it, up to BELIEVED or to the end.
+    seconds: a time in the beginning of the capture. A record header is plausible as in `_beginnings_pcap`; the first one
+    is taken behind which BELIEVED others are, or as many as the bytes hold. None: there is none.
     """
     end = len(buffer) - 16
     if end <= 0:
@@ -204,16 +205,13 @@ def first_pcap(buffer: Bytes, order: str, header_bytes: int, seconds: int) -> in
     near = np.abs(words[:end].astype(np.int64) - seconds) < NEAR_S
     captured = words[8 : end + 8]
     near &= (captured <= MAX_CAPTURED) & (captured <= words[12 : end + 12]) & (words[4 : end + 4] < 10**9)
-    for start in np.flatnonzero(near).tolist():
-        at = start
-        for _ in range(BELIEVED):
+    for at in np.flatnonzero(near).tolist():
+        chain = [at]
+        while at < end and near[at] and (at <= place or len(chain) <= BELIEVED):
             at += header_bytes + int(captured[at])
-            if at >= end:
-                return start
-            if not near[at]:
-                break
-        else:
-            return start
+            chain.append(at)
+        if at >= end or len(chain) > BELIEVED:
+            return next((this for this, following in pairwise(chain) if following > place), None)
     return None
 
 

@@ -94,14 +94,23 @@ def test_lanes_are_used() -> None:
     assert walk.lanes(padded(data), first, len(data), walk.Layout("<", 8, 16, 16)) is not None
 
 
-@given(st.lists(st.integers(0, 120).map(bytes), min_size=20, max_size=60), st.sampled_from("<>"), st.integers(24, 2000))
+@given(
+    st.lists(st.integers(0, 120).map(bytes), min_size=20, max_size=60),
+    st.sampled_from("<>"),
+    st.integers(24, 2000),
+    st.integers(0, 2000),
+)
 @SETTINGS
-def test_the_first_record_among_bytes_from_the_middle(packets: list[bytes], order: str, place: int) -> None:
-    """Wherever these bytes begin; nothing is found where no record begins."""
+def test_the_record_across_a_place_among_bytes_from_the_middle(
+    packets: list[bytes], order: str, begin: int, place: int
+) -> None:
+    """Wherever these bytes begin; nothing is found where no record of this time begins."""
     data = build.pcap(packets, order=order)
     seconds = int.from_bytes(data[24:28], "little" if order == "<" else "big")
     starts, end = walk._plain_pcap(padded(data), 24, len(data), order, 16)
-    behind = [start - place for start in [*starts.tolist(), end] if start >= place]
-    found = walk.first_pcap(np.frombuffer(data[place:], np.uint8), order, 16, seconds)
+    ends = [*starts.tolist()[1:], end]
+    behind = [s - begin for s, e in zip(starts.tolist(), ends, strict=True) if s >= begin and e > begin + place]
+    some = np.frombuffer(data[begin:], np.uint8)
+    found = walk.across_pcap(some, place, order, 16, seconds)
     assert found == behind[0] if len(behind) > 2 else found in (None, *behind)
-    assert walk.first_pcap(np.frombuffer(data[place:], np.uint8), order, 16, seconds + 10**6) is None
+    assert walk.across_pcap(some, place, order, 16, seconds + 10**6) is None
