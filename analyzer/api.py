@@ -313,10 +313,11 @@ class Case:
 
     def save_json(self, path: PathLike) -> None:
         """The JSON document into a file, line by line: one of many connections need not be in memory as a whole."""
+        from .analysis import processors
         from .report import files, json
 
         with files.written(path, shared=self.is_redacted) as out:
-            out.writelines(line.encode() for line in json.lines(self.data))
+            json.save(self.data, out, self.options.jobs or processors())
 
     def to_html(self, path: PathLike | None = None, *, plots: bool = True, tables: str | None = None) -> str:
         """The report as one HTML file that loads nothing from anywhere; with the plots that prove the causes.

@@ -148,7 +148,8 @@ def _finding(console: Console, case: Case, finding: Finding, repeats: Finding | 
     _write(console, ", ".join(label), indent=2, style="dim")
     for paragraph in paragraphs(finding.explanation):
         _write(console, paragraph, indent=2)
-    for path in (p for p in case.paths if p.id in finding.paths):
+    of = set(finding.paths)
+    for path in (p for p in case.paths if p.id in of):
         if known := wording.bracket(path):
             _labelled(console, "Path MTU", visible(known))
     for label_text, evidence in zip(_once("Evidence"), finding.evidence[:6], strict=False):

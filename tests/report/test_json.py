@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
 from analyzer.capture.packets import IcmpError
-from analyzer.case import Case
-from analyzer.report.json import document, render, schema, timestamp
+from analyzer.case import Case, Finding
+from analyzer.report import json as case_json
+from analyzer.report.json import document, render, save, schema, timestamp
 
 STORED = Path(__file__).parent / "stored"
 
@@ -85,6 +89,27 @@ def test_the_text_is_printable_ascii(hostile: Case) -> None:
     assert out.isascii()
     assert out.isprintable()
     assert "\\ud800" not in out
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("case", ["incident", "hostile", "empty"])
+def test_a_document_that_two_processes_write_is_the_same(
+    case: str, dies: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of the second one."""
+    shown: Case = Case() if case == "empty" else request.getfixturevalue(case)
+    monkeypatch.setattr(case_json, "ROWS_WORTH_SHARING", 0)
+    parent, told = os.getpid(), case_json.finding
+
+    def finding(f: Finding) -> dict[str, Any]:
+        if dies and os.getpid() != parent:
+            raise MemoryError
+        return told(f)
+
+    monkeypatch.setattr(case_json, "finding", finding)
+    out = io.BytesIO()
+    save(shown, out, processes=2)
+    assert out.getvalue().decode() == render(shown)
 
 
 def test_a_fact_that_is_no_number_is_null(incident: Case) -> None:
