@@ -96,8 +96,8 @@ def _spans_apart(source: Source, size: int, parts: int) -> list[Span]:
         head = source.head()
         for part in range(1, parts):
             share = (part + HANDING_OVER) / (parts + HANDING_OVER)
-            edge = round(share * size / WINDOW_BYTES) * WINDOW_BYTES
-            found = _record_across(source, head, edge)
+            edge = round(share * size / (TOGETHER * WINDOW_BYTES)) * TOGETHER * WINDOW_BYTES
+            found = _record_across(source, head, edge) if 0 < edge < size else None
             if found is None:
                 return []
             places.append((1, found))
@@ -324,7 +324,7 @@ def decode(
 ) -> Generator[Batch, None, bool]:
     """A batch per window, or (but `at_once`) per some windows, for a pcap or pcapng; False when the span ended in it."""
     engine = _Engine(wanted, info, options.engine, begins_behind=span.apart and span.start[1] > 0)
-    sparse = _Sparse(0 if at_once else SPARSE_WINDOWS)
+    together = _Together(1, 1) if at_once else _Together(TOGETHER, SPARSE_WINDOWS)
     window: list[framing.Records] = []
     unknown: dict[int, int] = {}
     too_deep = 0
@@ -332,7 +332,7 @@ def decode(
     for records in framing.read_records(windows, info, _skim_to(info, span) if skims else 0):
         place = (info.id, windows.offset)
         if skims and span.stop is not None and place > span.stop:
-            yield from sparse.rest()
+            yield from together.rest()
             return False
         if len(records):
             window.append(records)
@@ -349,9 +349,9 @@ def decode(
             too_deep += tally.counts.get("too-deep", 0)
             window = []
             batch.carries |= bool(unknown or too_deep)  # counted over the whole capture
-            yield from sparse.add(batch)
+            yield from together.add(batch)
             del batch
-    yield from sparse.rest()
+    yield from together.rest()
     if too_deep:
         deepest = f"more than {exact.MAX_DEPTH} tunnels or tags inside each other"
         framing.problem(info, f"{too_deep} frames have {deepest}: they were not read")
@@ -361,38 +361,41 @@ def decode(
     return True
 
 
-# A window is sparse when no more of its frames are wanted; so many are handed on together.
+# So many windows are handed on together.
+TOGETHER = 2
+# A window is sparse when no more of its frames are wanted; so many of these are handed on together.
 SPARSE = 1 / 8
 SPARSE_WINDOWS = 8
 
 
-class _Sparse:
-    """Lets sparse windows wait for each other, as copies of what is wanted of them.
+class _Together:
+    """Lets windows wait for each other: the sparse ones as copies of what is wanted of them, the others as they are.
 
     Sorting packets into connections, and judging these, takes a time for each batch that hardly depends on its rows: where
     mail is rare, a third of all. What is found does not depend on where batches end (see `tcp.connections`).
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, most_sparse: int) -> None:
+        self.most, self.most_sparse = most, most_sparse
         self.waiting: list[Batch] = []
+        self.dense = 0  # of those that wait
         self.held_bytes = 0
 
     def add(self, batch: Batch) -> Iterator[Batch]:
-        if not self.most or len(batch.packets) > SPARSE * batch.counts["frames"]:
-            yield from self.rest()
-            yield batch
-            return
-        packets = batch.packets.detach()
-        self.waiting.append(replace(batch, packets=packets))
-        self.held_bytes += sum(map(len, packets.buffers))
-        if len(self.waiting) == self.most or self.held_bytes > WINDOW_BYTES:
+        if len(batch.packets) > SPARSE * batch.counts["frames"]:
+            self.dense += 1
+            self.waiting.append(batch)
+        else:
+            packets = batch.packets.detach()
+            self.waiting.append(replace(batch, packets=packets))
+            self.held_bytes += sum(map(len, packets.buffers))
+        if self.dense >= self.most or len(self.waiting) >= self.most_sparse or self.held_bytes > WINDOW_BYTES:
             yield from self.rest()
 
     def rest(self) -> Iterator[Batch]:
         if not self.waiting:
             return
-        batches, self.waiting, self.held_bytes = self.waiting, [], 0
+        batches, self.waiting, self.dense, self.held_bytes = self.waiting, [], 0, 0
         counts: Counter[str] = Counter()
         for batch in batches:
             counts.update(batch.counts)

@@ -159,11 +159,10 @@ class _Kept(NamedTuple):
 class _Shelf:
     """Windows' tables as they came, for as long as a connection in them is open.
 
-    Most connections are over before their packets would have to be copied: the last `WINDOWS` tables are kept as they
-    are, with the bytes that they point into. Of older ones only the rows of open connections are kept, copied.
+    Most connections are over before their packets would have to be copied: the last table is kept as it is, with the
+    bytes that it points into. Of older ones only the rows of open connections are kept, copied.
     """
 
-    WINDOWS = 2
     MOST = 32  # tables; more are copied into one (a row tells its buffer in one byte)
 
     def __init__(self) -> None:
@@ -213,14 +212,14 @@ class _Shelf:
         """Let go of all rows but these (ascending); returns their new places."""
         kept, self._kept = self._kept, []
         bounds = np.searchsorted(places, [*(k.base for k in kept), self._next]).tolist()
-        recent = [k.base for k in kept if not k.private][-self.WINDOWS :]
+        recent = next((k.base for k in reversed(kept) if not k.private), None)
         crowded = len(kept) > self.MOST
         moved = [np.empty(0, np.int64)]
         for (table, base, private), a, b in zip(kept, bounds, bounds[1:], strict=False):
             rows = places[a:b] - base
             if not len(rows):
                 continue
-            if crowded or (2 * len(rows) < len(table) if private else base not in recent):
+            if crowded or (2 * len(rows) < len(table) if private else base != recent):
                 table, rows, private = table[rows].detach(), np.arange(len(rows)), True
             moved.append(rows + self._next)
             self.put(table, private=private)
