@@ -10,7 +10,6 @@ import argparse
 import atexit
 import gc
 import os
-import shutil
 import sys
 import threading
 import time
@@ -411,9 +410,11 @@ def _style(args: argparse.Namespace) -> dict[str, Any]:
 
     if sys.stdout is None:
         raise UsageError(CLOSED)
-    terminal = sys.stdout.isatty()
-    # Beyond 100 columns prose gets hard to read.
-    width = min(shutil.get_terminal_size().columns, 100) if terminal else 80
+    terminal, width = sys.stdout.isatty(), 80
+    if terminal:
+        from shutil import get_terminal_size
+
+        width = min(get_terminal_size().columns, 100)  # beyond 100 columns prose gets hard to read
     return {"quiet": args.quiet, "color": color_wanted(sys.stdout, os.environ), "width": width}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import BinaryIO, NamedTuple
 
 from ..capture.reading import WHOLE, Span, read, share_wanted, spans
 from .gathering import Gathered, Part
@@ -34,29 +36,20 @@ def gather(captures: Sequence[str], options: Options, progress: Callable[[int], 
     cut = _spans(captures, options)
     if len(cut) == 1:
         return _read(captures, options, progress)
-    from multiprocessing import get_context
-
-    processes = get_context("fork")
-    workers = []
-    for part, span in list(enumerate(cut))[1:]:
-        receiver, sender = processes.Pipe(duplex=False)
-        worker = processes.Process(target=_work, args=(sender, captures, options, part, span), daemon=True)
-        worker.start()
-        sender.close()
-        workers.append((worker, receiver))
+    workers = [_start(captures, options, part, span) for part, span in list(enumerate(cut))[1:]]
     try:
         run = _read(captures, options, progress, 0, cut[0])
         fits = True
         try:
-            for (_, receiver), span in zip(workers, cut[1:], strict=True):
-                fits = fits and run.joins(_received(receiver), span.start[1] if span.apart else None)
+            for worker, span in zip(workers, cut[1:], strict=True):
+                fits = fits and run.joins(_received(worker), span.start[1] if span.apart else None)
         except KeyboardInterrupt:
             run.interrupted = True
     finally:
-        for worker, receiver in workers:
-            receiver.close()
-            worker.terminate()
-            worker.join()
+        for worker in workers:
+            worker.found.close()
+            os.kill(worker.process, signal.SIGTERM)  # it has not been waited for: the number is still its own
+            os.waitpid(worker.process, 0)
     if not fits and not run.interrupted:  # after Ctrl-C what there is has to do
         return _read(captures, options, progress)
     run.finish()
@@ -103,16 +96,37 @@ def _spans(captures: Sequence[str], options: Options) -> list[Span]:
     return found if size * share_wanted(captures, reading_options(options)) >= _WORTH_SHARING_BYTES else [WHOLE]
 
 
-def _received(receiver: Any) -> Part | None:
+class _Worker(NamedTuple):
+    """A process that reads one part."""
+
+    process: int
+    found: BinaryIO  # what it found out
+
+
+def _start(captures: Sequence[str], options: Options, part: int, span: Span) -> _Worker:
+    """A fork, and nothing else: to load `multiprocessing` takes as long as to read 20 MB."""
+    readable, writable = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(writable)
+        return _Worker(process, open(readable, "rb"))
+    try:
+        os.close(readable)
+        _work(writable, captures, options, part, span)
+    finally:
+        os._exit(0)  # whatever happened: who gets nothing reads the captures in one, and tells
+
+
+def _work(target: int, captures: Sequence[str], options: Options, part: int, span: Span) -> None:
+    """One part, in a process of its own."""
+    with suppress(KeyboardInterrupt, BrokenPipeError), open(target, "wb") as out:
+        out.write(pickle.dumps(_read(captures, options, None, part, span).part(), pickle.HIGHEST_PROTOCOL))
+
+
+def _received(worker: _Worker) -> Part | None:
     """What a process found out; None when it died."""
     try:
-        part: Part = receiver.recv()
-    except (EOFError, OSError):
+        part: Part = pickle.loads(worker.found.read())  # noqa: S301 - our own process wrote it
+    except (EOFError, OSError, pickle.UnpicklingError):
         return None
     return part
-
-
-def _work(sender: Any, captures: Sequence[str], options: Options, part: int, span: Span) -> None:
-    """One part, in a process of its own."""
-    with suppress(KeyboardInterrupt, BrokenPipeError):
-        sender.send(_read(captures, options, None, part, span).part())
