@@ -10,16 +10,17 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .. import case as c
 from ..capture.packets import Batch
-from ..detect.rule import RulePack, load
-from ..whatif import what_if
 from .again import trace, traces
 from .gathering import Gathered
 from .options import Options, reading_options
 from .parts import gather, processors
-from .verdict import Verdict
+
+if TYPE_CHECKING:
+    from ..detect.rule import RulePack
 
 __all__ = ["Incident", "Options", "analyze", "check", "processors", "trace", "traces"]
 
@@ -30,13 +31,28 @@ def analyze(
     """One case out of the captures. Never raises for what a capture holds; RuleError for a rule file."""
     options = options or Options()
     check(options, captures)
-    pack = load(options.rules)
+    packs: list[RulePack] = []
     with _without_cycle_collector():
-        run = gather(captures, options, progress)
-        case = Verdict(run, pack).case()
+        run = gather(captures, options, progress, lambda: packs.append(load(options.rules)))
+        case = _judged(run, packs[0])
+        del run
     if options.keylog:
-        case = _opened(case, captures, options, pack, options.keylog)
+        case = _opened(case, captures, options, packs[0], options.keylog)
     return _completed(case, options)
+
+
+def load(rules: Sequence[str]) -> RulePack:
+    """The rules; and what judges by them, which nobody needs who only reads. RuleError for a rule file."""
+    from ..detect.rule import load as load_rules
+    from . import verdict  # noqa: F401 - a third of the start-up
+
+    return load_rules(rules)
+
+
+def _judged(run: Gathered, pack: RulePack) -> c.Case:
+    from .verdict import Verdict
+
+    return Verdict(run, pack).case()
 
 
 def _opened(case: c.Case, captures: Sequence[str], options: Options, pack: RulePack, keys: str) -> c.Case:
@@ -47,7 +63,7 @@ def _opened(case: c.Case, captures: Sequence[str], options: Options, pack: RuleP
     if said:
         # the shortcuts know what is in the clear
         again = replace(options, said_in_tls=said, shortcuts=False)
-        case = Verdict(gather(captures, again, None), pack).case()
+        case = _judged(gather(captures, again, None), pack)
     case.limits += limit
     return case
 
@@ -66,6 +82,8 @@ def check(options: Options, captures: Sequence[str] = ()) -> None:
 
 def _completed(case: c.Case, options: Options) -> c.Case:
     """With what is told of a case that has been judged."""
+    from ..whatif import what_if
+
     case.what_if = what_if(case)
     if options.maillog:
         from .. import maillog
@@ -99,7 +117,7 @@ class Incident:
     def case(self) -> c.Case:
         """The case as it stands; connections that are open are judged with what was seen of them."""
         self._run.finish()
-        return _completed(Verdict(self._run, self._pack).case(), self._options)
+        return _completed(_judged(self._run, self._pack), self._options)
 
 
 @contextmanager

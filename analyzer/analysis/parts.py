@@ -27,17 +27,26 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def gather(captures: Sequence[str], options: Options, progress: Callable[[int], None] | None) -> Gathered:
+def gather(
+    captures: Sequence[str],
+    options: Options,
+    progress: Callable[[int], None] | None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Gathered:
     """The captures cut by ranges of bytes, a process for each; connections that cross a cut are joined and judged here.
+
+    `meanwhile` is called before anything is read here, and when other processes read already.
 
     Exact or not at all: where a part can not be read without what came before (a port found there, a fragment that waits
     for its rest), where connections do not join beyond doubt, or where a process died, the captures are read in one.
     """
     cut = _spans(captures, options)
     if len(cut) == 1:
+        meanwhile()
         return _read(captures, options, progress)
     workers = [_start(captures, options, part, span) for part, span in list(enumerate(cut))[1:]]
     try:
+        meanwhile()
         run = _read(captures, options, progress, 0, cut[0])
         fits = True
         try:

@@ -85,8 +85,9 @@ def spans(paths: Sequence[str], parts: int, *, apart: bool = True) -> list[Span]
     return [Span(*ends) for ends in zip(places, [*places[1:], None], strict=True)]
 
 
-# To hand over what was found, and to take it in, takes so much of the time in which it was found (measured: 0.1 to 0.2).
-HANDING_OVER = 0.15
+# To hand over what was found, and to take it in, takes so much of the time in which it was found; who takes it in has
+# other things to do as well (measured).
+HANDING_OVER = 0.08
 
 
 def _spans_apart(source: Source, size: int, parts: int) -> list[Span]:
