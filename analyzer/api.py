@@ -313,11 +313,17 @@ class Case:
 
     def save_json(self, path: PathLike) -> None:
         """The JSON document into a file, line by line: one of many connections need not be in memory as a whole."""
-        from .analysis import processors
-        from .report import files, json
+        from .report import files
 
         with files.written(path, shared=self.is_redacted) as out:
-            json.save(self.data, out, self.options.jobs or processors())
+            out.writelines(piece.encode("ascii") for piece in self.iter_json())
+
+    def iter_json(self) -> Iterator[str]:
+        """The JSON document piece by piece; a long one is made by as many processes as read the captures."""
+        from .analysis import processors
+        from .report import json
+
+        return json.lines(self.data, processes=self.options.jobs or processors())
 
     def to_html(self, path: PathLike | None = None, *, plots: bool = True, tables: str | None = None) -> str:
         """The report as one HTML file that loads nothing from anywhere; with the plots that prove the causes.

@@ -127,9 +127,7 @@ def analyze(args: argparse.Namespace) -> int:
             case.save_json(target)
             continue
         if name == "json" and not args.follow:  # line by line: a long one is not in memory as a whole
-            from .report import json as case_json
-
-            _write(case_json.lines(case.data), "-")
+            _write(case.iter_json(), "-")
             continue
         document: str = getattr(case, f"to_{name}")(**settings.get(name, {}))
         if name == "json" and args.follow:  # the last one of the lines

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from analyzer import api, case, cli
+from analyzer.analysis import Options
 from analyzer.capture.packets import CaptureInfo
 from analyzer.errors import CaptureError, RuleError, ToolError
 
@@ -39,7 +39,7 @@ def a_case(*findings: case.Finding, complete: bool = True, interrupted: bool = F
 
 
 def wrapped(*findings: case.Finding) -> api.Case:
-    return api.Case(a_case(*findings), SimpleNamespace())  # type: ignore[arg-type]
+    return api.Case(a_case(*findings), Options())
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def analysed(monkeypatch: pytest.MonkeyPatch) -> Any:
             seen.update(options, captures=captures)
             if isinstance(outcome, BaseException):
                 raise outcome
-            return api.Case(outcome, SimpleNamespace())  # type: ignore[arg-type]
+            return api.Case(outcome, Options())
 
         monkeypatch.setattr(api, "analyze", analyze)
         return seen

@@ -16,7 +16,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import islice
 from json.encoder import encode_basestring_ascii as _escaped
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..capture.packets import CaptureInfo, IcmpError, address_text
 from ..case import (
@@ -78,54 +78,49 @@ def render(case: Case, *, indent: int | None = 1) -> str:
     return "".join(lines(case, indent=indent))
 
 
-def lines(case: Case, *, indent: int | None = 1) -> Iterator[str]:
+def lines(case: Case, *, indent: int | None = 1, processes: int = 1) -> Iterator[str]:
     """The text in pieces, so that a long document need not be in memory at once.
 
     Connections, messages, paths and ICMP errors stand on a line each: json's encoder in C knows no indents, and is ten
     times as quick as the one that does. What people read, findings above all, is indented.
+    Where the document is long, one half of it is made by a second process, if there may be one.
     """
     if indent is None:
         yield _encoded(document(case), None) + "\n"
         return
+    rows = len(case.connections) + len(case.messages) + len(case.paths)
     yield "{\n"
-    yield from _lines(case, _members(case), indent)
+    if processes < 2 or rows < ROWS_WORTH_SHARING or not hasattr(os, "memfd_create"):
+        yield from _lines(case, _members(case), indent)
+    else:
+        yield from _lines_of_two(case, indent)
     yield "\n}\n"
 
 
-def save(case: Case, out: BinaryIO, processes: int = 1) -> None:
-    """The text into a file. Where it is long, one half of it is made by a second process, if there may be one."""
-    rows = len(case.connections) + len(case.messages) + len(case.paths)
-    if processes < 2 or rows < ROWS_WORTH_SHARING or not hasattr(os, "memfd_create"):
-        out.writelines(line.encode("ascii") for line in lines(case))
-        return
+def _lines_of_two(case: Case, indent: int) -> Iterator[str]:
+    def half(*, behind: bool) -> Iterator[str]:
+        return _lines(case, (m for m in _members(case) if (m[0] in _BEFORE_PATHS) != behind), indent)
 
-    def write(target: BinaryIO, *, behind: bool) -> None:
-        some = (member for member in _members(case) if (member[0] in _BEFORE_PATHS) != behind)
-        target.writelines(line.encode("ascii") for line in _lines(case, some, 1))
-
-    with open(os.memfd_create("smtpscope"), "w+b") as rest:
+    with open(os.memfd_create("smtpscope"), "w+", encoding="ascii") as rest:
         child = os.fork()
         if not child:
             failed = 1
             try:
-                write(rest, behind=True)
+                rest.writelines(half(behind=True))
                 rest.flush()
                 failed = 0
             finally:
                 os._exit(failed)
         try:
-            out.write(b"{\n")
-            write(out, behind=False)
-            out.write(b",\n")
+            yield from half(behind=False)
         finally:
             _, failed = os.waitpid(child, 0)
+        yield ",\n"
         if failed:  # it was killed, or there was no memory for it
-            write(out, behind=True)
+            yield from half(behind=True)
         else:
             rest.seek(0)
-            while block := rest.read(1 << 20):
-                out.write(block)
-        out.write(b"\n}\n")
+            yield from iter(lambda: rest.read(1 << 20), "")
 
 
 def _lines(case: Case, members: Iterator[tuple[str, Any]], indent: int) -> Iterator[str]:
