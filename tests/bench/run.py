@@ -4,7 +4,7 @@
     make bench                                   # everything: some 20 GB of disk in build/bench, most of an hour
     tests/bench/run.py --scale 0.1 --no-write    # the same at a tenth of the size
 
-Whole processes, warm cache (every file is read once before), the programs take turns, the median counts; a program that
+Whole processes, warm cache (the file is read once before each run), the programs take turns, the median counts; a program that
 needs longer than 5 s is run three times, and one that needs longer than 60 s once: the table says how often. Memory is the
 peak of the largest process (`wait4`).
 Keep this module free of large imports: a child's peak begins with the memory of the parent that forked it.
@@ -76,8 +76,23 @@ class Runs:
         return math.nan if self.status else self.peak_bytes / 1e6
 
 
+def warm(command: str) -> None:
+    """Reads the files that a command line names, so that it finds them in the page cache.
+
+    Once before all is not enough: a kernel may take back what nobody has used for some seconds (DAMON_RECLAIM does), and
+    while one program takes its half a minute the next one's capture goes.
+    """
+    block = bytearray(1 << 20)
+    for word in shlex.split(command):
+        if os.path.isfile(word):
+            with open(word, "rb", buffering=0) as file:
+                while file.readinto(block):
+                    pass
+
+
 def run_once(command: str, runs: Runs) -> None:
-    """One run of a shell command line; a failure stays visible in `status`."""
+    """One run of a shell command line, its files in the page cache; a failure stays visible in `status`."""
+    warm(command)
     begin = time.perf_counter()
     process = subprocess.Popen(["bash", "-c", f"set -o pipefail; {command}"], stderr=subprocess.DEVNULL, cwd=ROOT)
     _, status, used = os.wait4(process.pid, 0)
