@@ -67,11 +67,11 @@ class PackedTalks(NamedTuple):
 
 
 class PackedFrames(NamedTuple):
-    """A column of frames: of one each, or of rows of them."""
+    """A column of frames, one for each row of the table, or any number."""
 
-    capture: list[int]
-    frame: npt.NDArray[np.int64]
-    lengths: list[int] | None  # of the rows; None: one frame each, and no rows
+    capture: list[int]  # (n,) of all frames, row after row
+    frame: npt.NDArray[np.int64]  # (n,)
+    lengths: list[int] | None  # frames of each row; None: one each, which stands there itself and in no tuple
 
     @classmethod
     def of(cls, column: list[Any], *, rows: bool) -> PackedFrames:

@@ -282,7 +282,6 @@ class Batch:
         default_factory=dict
     )  # "frames" read, and those without a row by wanted.Tally's names
     tcp_ports: npt.NDArray[np.int64] | None = None  # packets per lower TCP port of what was not kept, length 65536
-    skimmed: bool = False  # it lies before the span that was asked for: nothing of it was decoded
     carries: bool = False  # the reader remembers something without which the next window is not read rightly
     lacks: bool = False  # a look back was needed to where the reader did not begin
 

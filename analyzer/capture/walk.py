@@ -188,7 +188,8 @@ def _beginnings_pcapng(buffer: Bytes, start: int, end: int, order: str) -> Start
     return np.concatenate(([start], _first_of_each(lane[good], candidates[good])))
 
 
-# So many records behind each other are believed to be records; what is believed wrongly costs time, never truth.
+# So many records behind each other are believed to be records: no payload looks like that but a capture inside the capture.
+# What is believed wrongly costs time, never truth.
 BELIEVED = 16
 
 
