@@ -109,6 +109,17 @@ def test_a_document_that_two_processes_write_is_the_same(
     assert "".join(lines(shown, processes=2)) == render(shown)
 
 
+def test_where_no_second_process_may_be_one_writes_all(incident: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on processes is no reason to lose the document."""
+
+    def refuse() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(case_json, "ROWS_WORTH_SHARING", 0)
+    monkeypatch.setattr(os, "fork", refuse)
+    assert "".join(lines(incident, processes=2)) == render(incident)
+
+
 def test_a_fact_that_is_no_number_is_null(incident: Case) -> None:
     """NaN and infinity are not JSON: what could not be computed is null."""
     incident.findings[0].facts = {"ratio": float("nan"), "delays_s": (1.5, float("inf"))}
