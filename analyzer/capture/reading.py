@@ -399,15 +399,18 @@ class _Together:
             return
         batches, self.waiting, self.dense, self.held_bytes = self.waiting, [], 0, 0
         counts: Counter[str] = Counter()
+        tcp_ports = np.zeros(65536, np.int64)
         for batch in batches:
             counts.update(batch.counts)
+            if batch.tcp_ports is not None:
+                tcp_ports += batch.tcp_ports
         yield replace(
             batches[-1],
             packets=PacketTable.concat([batch.packets for batch in batches]),
             lacks=any(batch.lacks for batch in batches),
             icmp=[error for batch in batches for error in batch.icmp],
             counts=dict(counts),
-            tcp_ports=np.sum([b.tcp_ports for b in batches if b.tcp_ports is not None], axis=0),
+            tcp_ports=tcp_ports,
         )
 
 
