@@ -282,7 +282,7 @@ def _analysed(args: argparse.Namespace, captures: Sequence[str] | None = None, *
             captures or args.captures,
             progress=progress,
             **settings,
-            **{"jobs": 0} | {name: value for name, value in given.items() if value},
+            **{"jobs": 0, "ends": captures is None} | {name: value for name, value in given.items() if value},
         )
     _tell_troubles(case)
     return case

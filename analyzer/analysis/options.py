@@ -31,6 +31,7 @@ class Options:
     stripped: frozenset[tuple[str, int]] = frozenset()  # servers whose STARTTLS a second point of capture shows removed
     # what the keys of TLS open, by the two ends of a connection
     said_in_tls: Mapping[Ends, Sequence[Chunk]] = field(default_factory=dict, compare=False)
+    ends: bool = False  # the process does, with the case: what this was made of is not taken apart, object by object
     shortcuts: bool = True  # False: every connection goes the long way (tests compare)
 
 

@@ -17,7 +17,7 @@ from ..tcp.path_mtu import UNHEARD_SENDS
 from .gathering import Gathered
 from .ledgers import Ledgers
 from .memory import give_back
-from .rows import connection_row, finding_row, message_row, passed_over_notes, path_row, seen_twice, silent_rows
+from .rows import connection_rows, finding_row, message_rows, passed_over_notes, path_row, seen_twice, silent_rows
 
 _OTHER_VERSION: dict[object, int] = {4: 6, 6: 4}
 
@@ -274,8 +274,8 @@ class Verdict:
                     verdicts[number] = (d.verdict, d)
         case = c.Case(
             captures=run.captures,
-            connections=[connection_row(t, conn_id[t.key]) for t in listed],
-            messages=[message_row(m, mail_id[m.key], conn_id[m.talk]) for m in records],
+            connections=connection_rows(listed),
+            messages=message_rows(records, [conn_id[m.talk] for m in records]),
             icmp=sorted(run.icmp, key=lambda e: (e.time_ns, e.capture, e.frame)),
             services=dict(run.services),
             counts=dict(sorted(run.counts.items())),
