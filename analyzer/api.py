@@ -95,7 +95,7 @@ def follow(
 
 def make_options(kind: type[Options], given: dict[str, Any]) -> Options:
     """The options as analysis wants them; an unknown name is answered with the nearest one."""
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = kind._fields
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, n=1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import case as c
@@ -67,7 +66,7 @@ def _opened(case: c.Case, captures: Sequence[str], options: Options, pack: RuleP
     said, limit = keylog.opened(case, keys)
     if said:
         # the shortcuts know what is in the clear
-        again = replace(options, said_in_tls=said, shortcuts=False)
+        again = options._replace(said_in_tls=said, shortcuts=False)
         case = _judged(gather(captures, again, None), pack)
     case.limits += limit
     return case

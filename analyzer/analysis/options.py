@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..capture.reading import ReadOptions
 from ..capture.wanted import DEFAULT_PORTS
@@ -14,8 +14,7 @@ from ..detect.inside import Chunk, Ends
 MAX_ROWS = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the user may choose. ports: TCP ports that are SMTP; rules: files or folders added to the built-in pack."""
 
     ports: frozenset[int] = DEFAULT_PORTS
@@ -30,7 +29,7 @@ class Options:
     log_timezone: str | None = None  # of log lines that name none; None: that of this machine
     stripped: frozenset[tuple[str, int]] = frozenset()  # servers whose STARTTLS a second point of capture shows removed
     # what the keys of TLS open, by the two ends of a connection
-    said_in_tls: Mapping[Ends, Sequence[Chunk]] = field(default_factory=dict, compare=False)
+    said_in_tls: Mapping[Ends, Sequence[Chunk]] = {}
     ends: bool = False  # the process does, with the case: what this was made of is not taken apart, object by object
     shortcuts: bool = True  # False: every connection goes the long way (tests compare)
 

@@ -16,7 +16,7 @@ inside their headers, rare link types. The exact engine takes those. Bytes after
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,8 +124,7 @@ class _Packets:
         return _Packets(self.row[rows], self.at[rows] + skip, self.captured[rows] - skip, self.depth, outer, self.tags)
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(NamedTuple):
     """Wanted TCP packets whose IP headers, of one version, lie at `packets.at`."""
 
     packets: _Packets

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,7 @@ class _Stop(Exception):
     """A frame that gives no row; the name under which it is counted."""
 
 
-@dataclass(slots=True)
-class _Bytes:
+class _Bytes(NamedTuple):
     """Contiguous bytes of a packet, and where they lie in one of the table's buffers."""
 
     data: bytes  # what was captured
@@ -62,8 +61,7 @@ class _Bytes:
     fragment_bytes: int = 0
 
 
-@dataclass(slots=True)
-class _Ip:
+class _Ip(NamedTuple):
     """An IP header that was read."""
 
     version: int
@@ -223,7 +221,7 @@ class Decoder:
             raise _Stop("too-deep")
         ethertype, at = inner
         # The tunnel's packet ends what is inside, so that padding of the frame is not taken for data.
-        packet = replace(packet, end=min(packet.end, ip.end))
+        packet = packet._replace(end=min(packet.end, ip.end))
         self._network(packet, ethertype, at, ip.depth + 1, ip.outer_bytes or ip.total)
 
     def _inside(self, packet: _Bytes, protocol: int, at: int) -> tuple[int, int] | None:
@@ -277,8 +275,8 @@ class Decoder:
             fragment_bytes=outcome.largest,
         )
         first = struct.unpack_from(">6xHB", header) if ip.version == 4 else None
-        ip = replace(ip, at=0, total=whole.end, end=whole.end, df=bool(first[0] & 0x4000) if first else True)
-        self._transport(whole, replace(ip, ttl=first[1] if first else header[7]), protocol, len(header))
+        ip = ip._replace(at=0, total=whole.end, end=whole.end, df=bool(first[0] & 0x4000) if first else True)
+        self._transport(whole, ip._replace(ttl=first[1] if first else header[7]), protocol, len(header))
 
     # Transport layer.
 
@@ -617,8 +615,7 @@ def _options(data: bytes) -> _Options:
     return found
 
 
-@dataclass(slots=True)
-class _Quote:
+class _Quote(NamedTuple):
     """The packet that an ICMP error was sent for, as far as it is quoted."""
 
     src: int

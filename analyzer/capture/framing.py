@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -261,8 +262,7 @@ class _Pcap:
         ), damaged
 
 
-@dataclass(slots=True)
-class _Interface:
+class _Interface(NamedTuple):
     link_type: int
     snaplen: int
     # Nanoseconds of `ticks` units of the interface's clock: ns = ticks * multiply // divide, + offset_ns

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from .wanted import DEFAULT_PORTS, FourTuple, Tally, Wanted
 from .windows import WINDOW_BYTES, Windows
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
+class ReadOptions(NamedTuple):
     ports: frozenset[int] = DEFAULT_PORTS
     all_tcp: bool = False
     max_bytes: int | None = None  # unpacked, per capture
@@ -30,8 +29,7 @@ class ReadOptions:
     only: frozenset[FourTuple] | None = None  # read these connections again and nothing else
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A part of the captures; places are (id of the capture, bytes of it).
 
     Either the windows that end behind `start`, up to `stop`. What lies before is skimmed: its frames are counted and its

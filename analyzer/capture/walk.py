@@ -7,9 +7,8 @@ a record; `lanes` walks from many places of a window at once and is exact all th
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +44,7 @@ STEPS = 16
 FEW_LANES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How a record tells where the next one begins: u4 at `length_at`, plus `added` bytes."""
 
     order: str

@@ -21,7 +21,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .document import Node, did_you_mean
 from .facts import VOCABULARY, Fact, Kind, Value
@@ -84,8 +84,7 @@ class Scope:
         return self.thresholds[name]
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """A compiled condition: call it with facts. `text` is how it reads, on one line.
 
     `names`: facts that it may look at. `parts`: conditions all of which must hold for it to hold; itself if it has none.

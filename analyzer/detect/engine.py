@@ -15,7 +15,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .facts import Subject, Value, derive
 from .rule import CONFIDENCES, ROLES, SEVERITIES, Grade, RemedyTemplate, Rule, RulePack
@@ -31,8 +31,7 @@ MAX_LISTED = 20  # as many counter-arguments and rivals
 _FIELDS = {"sender", "receiver", "client", "server", "connections_count", "messages_count", "paths_count"}
 
 
-@dataclass(slots=True)
-class Advice:
+class Advice(NamedTuple):
     """What one party can do (case.Remedy without the case)."""
 
     who: str  # client-admin, server-admin, network, firewall
@@ -68,8 +67,7 @@ class Draft:
     explained_by: int | None = None  # index of the cause in the list that `judge` returns
 
 
-@dataclass(slots=True)
-class _Hit:
+class _Hit(NamedTuple):
     """One rule that fired on one subject."""
 
     rule: Rule

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["path", "connection", "message", "server", "host", "case"]
 FactType = Literal["bool", "int", "float", "str", "enum", "words"]
@@ -34,8 +34,7 @@ TOPICS = ("stuck", "small", "hole", "icmp", "suspicious-icmp", "recovery", "loss
 KINDS: tuple[Kind, ...] = ("path", "connection", "message", "server", "host", "case")
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """One word of the vocabulary."""
 
     name: str

@@ -269,8 +269,7 @@ def _gap_bytes(stream: Stream) -> int:
     return gap + max(stream.end - at, 0)
 
 
-@dataclass(slots=True)
-class _Zero:
+class _Zero(NamedTuple):
     seconds: float = 0.0
     by: str | None = None
     probes: int = 0
@@ -707,8 +706,7 @@ def _evidence(t: Talk, frames: Sequence[Ref], note: str) -> dict[str, Any]:
     }
 
 
-@dataclass(slots=True)
-class _Copy:
+class _Copy(NamedTuple):
     """A mail that was sent again: the same envelope with the same body."""
 
     copies: int

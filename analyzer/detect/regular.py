@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..capture.packets import FIN, RST, address_text
 from ..smtp import mtalog
-from ..smtp.plain import MailOutline, Pieces, Plain, read_plain
+from ..smtp.plain import MailOutline, Pieces, read_plain
 from ..smtp.terminator import LENGTH, Cuts, cuts, wire_boundaries
 from ..smtp.tls import TlsMail, read_session
 from ..tcp.connections import Bools, Ints
@@ -51,8 +51,8 @@ class RegularGroup:
         self.mails = 0
         if self.survey.regular.any():
             self._lay_out()
-            self.plain: Plain = read_plain(self.pieces)
-            self.plain.plain &= self.survey.regular & self.survey.whole
+            plain = read_plain(self.pieces)
+            self.plain = plain._replace(plain=plain.plain & self.survey.regular & self.survey.whole)
             mails = self._make_mails(first_key, first_mail)
             self._make_talks(first_key, mails, first_mail)
 

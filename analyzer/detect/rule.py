@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import RuleError
 from .condition import ALWAYS, Condition, Scope, compile_when
@@ -39,14 +40,12 @@ OPTIONAL = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(NamedTuple):
     value: int | float
     why: str  # the reason for this number
 
 
-@dataclass(frozen=True, slots=True)
-class Grade:
+class Grade(NamedTuple):
     """How bad and how sure, when this holds. The first grade that holds is taken; none: the rule does not fire."""
 
     severity: str
@@ -57,8 +56,7 @@ class Grade:
     because: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RemedyTemplate:
+class RemedyTemplate(NamedTuple):
     """Advice to one party. `commands`: (system it is for, or None; command line or lines)."""
 
     who: str
@@ -69,8 +67,7 @@ class RemedyTemplate:
     check: Template
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One rule, checked and compiled."""
 
     id: str
@@ -87,7 +84,7 @@ class Rule:
     quiet_on: tuple[str, ...]
     file: str
     verdict: str | None = None  # what it makes of the path
-    thresholds: dict[str, Threshold] = field(default_factory=dict)
+    thresholds: Mapping[str, Threshold] = {}
     merge: str = "nothing"  # which findings of this rule are one
     one_host_from: int | None = (
         None  # that many broken paths of one sender, and none that works: one finding of the host

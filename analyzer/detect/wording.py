@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .condition import ALWAYS, Condition, Scope, compile_when
 from .document import Node
@@ -26,8 +26,7 @@ _SAFE_IN_COMMAND = re.compile(
 _LONGEST_TEXT = 200  # characters of a text fact in a sentence
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """A text with placeholders, and the condition under which it is said at all."""
 
     text: str

@@ -16,8 +16,7 @@ Three things decide:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from . import grammar
 from .dialogue import Dialogue, Mail
@@ -39,8 +38,7 @@ _SEND_BUFFER_BYTES = 16384
 _FIRST_WINDOW_BYTES = 14480
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How a connection ended, as TCP shows it."""
 
     closed_by: ClosedBy  # the first FIN or RST; "open": none seen
@@ -110,8 +108,7 @@ def _closing_words(dialogue: Dialogue) -> str:
 # ---------------------------------------------------------------- where the server stands
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
+class _Heard(NamedTuple):
     """What the server has received last."""
 
     verb: str  # CONNECT, a verb, "DATA" while it reads a mail, BODY when it has read one
@@ -143,8 +140,7 @@ def _heard_of_mail(mail: Mail, body_start: int, received: int | None) -> _Heard 
 # ---------------------------------------------------------------- the words of each mailer
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
+class _Words(NamedTuple):
     client_timeout: str
     client_lost: str
     server_timeout: str

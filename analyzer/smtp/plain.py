@@ -141,8 +141,7 @@ class Outline(NamedTuple):
     mails: tuple[MailOutline, ...] | None  # None: something about them is odd
 
 
-@dataclass(slots=True)
-class Plain:
+class Plain(NamedTuple):
     """The dialogues of k connections. Where `plain` is False nothing else is to be believed."""
 
     plain: Bools  # (k,)

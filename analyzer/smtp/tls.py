@@ -41,8 +41,7 @@ class Record(NamedTuple):
     end: int
 
 
-@dataclass(slots=True)
-class TlsMail:
+class TlsMail(NamedTuple):
     """A flight of the client that is larger than commands are. Offsets [start, end) of its records."""
 
     start: int

@@ -40,8 +40,7 @@ class Endpoint(NamedTuple):
     port: int
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """Per row of a Group's table, shape (n,); per direction (2 * connection + from_server), shape (2k,)."""
 
     group: Group

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -54,8 +54,7 @@ PEER_SENDS = 100
 INITIAL_TTLS = (64, 128, 255)  # Linux, BSD, macOS / Windows / Solaris, network gear
 
 
-@dataclass(slots=True)
-class Stuck:
+class Stuck(NamedTuple):
     """One byte range that was sent several times (rows of a Direction, in time order)."""
 
     seq: int
@@ -89,8 +88,7 @@ class Stuck:
         )
 
 
-@dataclass(slots=True)
-class Hole:
+class Hole(NamedTuple):
     """Bytes that never came by here, at the receiver's ACK, with proof that later bytes exist."""
 
     seq: int
@@ -112,8 +110,7 @@ class Hole:
         return (self.until_ns - self.since_ns) / 1e9
 
 
-@dataclass(slots=True)
-class IcmpSighting:
+class IcmpSighting(NamedTuple):
     """An ICMP "too big" about this direction, judged as a host should judge it (RFC 5927 4.1, RFC 1191, RFC 8201)."""
 
     error: IcmpError
@@ -123,8 +120,7 @@ class IcmpSighting:
     went_on: bool
 
 
-@dataclass(slots=True)
-class Passed:
+class Passed(NamedTuple):
     """A packet that got through after a given time, and how that is known."""
 
     size: int

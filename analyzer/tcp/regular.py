@@ -9,7 +9,6 @@ give equal cases (tests/detect/test_regular.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +39,7 @@ class Sizes(NamedTuple):
     last_ns: Ints
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(NamedTuple):
     """Facts of a group's regular connections; columns of connections have shape (k,), of directions (2k,)."""
 
     delivery: Delivery
