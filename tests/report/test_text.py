@@ -7,9 +7,13 @@ import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.text import Text
 
 from analyzer.case import Case, Evidence, Frame
-from analyzer.report.text import color_wanted, render
+from analyzer.report.text import _wrapped, color_wanted, render
 from analyzer.summary import summarize
 
 from .conftest import SENDER
@@ -178,3 +182,13 @@ def test_the_verdict_counts_causes_alike(incident: Case) -> None:
         "37 more.",
         f"{SENDER} to {split.receiver} (likely).",
     ]
+
+
+LINES = st.lists(st.text(alphabet="ab-./,&|=(){}0 ", max_size=14), max_size=14).map(" ".join)
+
+
+@given(LINES, st.integers(20, 40))
+def test_lines_break_where_rich_breaks_them(line: str, width: int) -> None:
+    assume(max(map(len, line.split()), default=0) <= width)  # else it is rich that breaks them
+    by_rich = Text(line).wrap(Console(width=width, _environ={}), width)
+    assert [part.rstrip() for part in _wrapped(line, width)] == [part.plain.rstrip() for part in by_rich]
