@@ -6,8 +6,9 @@ Ids are integers from 1 in the order of the first packet.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from .capture.packets import CaptureInfo, IcmpError
 
@@ -201,6 +202,16 @@ class LogLine:
     text: str  # what stands behind time, host and program; control characters kept: reports escape
     connection: int | None
     message: int | None
+
+
+Row = TypeVar("Row", Connection, Message, Path)
+
+
+def numbered(rows: Sequence[Row], ids: Collection[int]) -> list[Row]:
+    """The rows that have these ids, in the order of their ids: mostly each stands where its id says."""
+    wanted = sorted(set(ids))
+    found = [rows[i - 1] for i in wanted if 0 < i <= len(rows)]
+    return found if [row.id for row in found] == wanted else [row for row in rows if row.id in ids]
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any, Literal, NamedTuple
 
-from .case import SEVERITIES, Case, Connection, Finding, Message, Path
+from .case import SEVERITIES, Case, Connection, Finding, Message, Path, numbered
 from .report.escape import visible
 from .report.wording import plural
 
@@ -86,9 +86,9 @@ class _Ends(NamedTuple):
 
 def _ends(finding: Finding, case: Case) -> list[_Ends]:
     """Each pair of hosts that the finding is about: one, or every path of a host whose way out is narrow."""
-    pairs: list[tuple[str | None, str | None]] = [(p.sender, p.receiver) for p in case.paths if p.id in finding.paths]
+    pairs: list[tuple[str | None, str | None]] = [(p.sender, p.receiver) for p in numbered(case.paths, finding.paths)]
     pairs = pairs or [(finding.sender, finding.receiver)]
-    servers = {c.server.ip for c in case.connections if c.id in finding.connections}
+    servers = {c.server.ip for c in numbered(case.connections, finding.connections)}
     return [_Ends(a, b, a if a in servers and b not in servers else b or a or "") for a, b in dict.fromkeys(pairs)]
 
 
@@ -287,7 +287,7 @@ def _found(case: Case, rules: Sequence[str], ends: _Ends) -> Finding | None:
         if finding.rule not in rules:
             continue
         if finding.rule in BLACK_HOLES:
-            pairs = {(p.sender, p.receiver) for p in case.paths if p.id in finding.paths}
+            pairs = {(p.sender, p.receiver) for p in numbered(case.paths, finding.paths)}
             if (ends.sender, ends.receiver) in pairs:
                 return finding
         elif ends.server in (finding.sender, finding.receiver) or any(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from .case import Case, Finding, Message, Path, WhatIf
+from .case import Case, Finding, Message, Path, WhatIf, numbered
 
 BLACK_HOLES = ("pmtud-black-hole", "icmp-frag-needed-ignored")
 TIMESTAMPS_BYTES = 12  # TCP option in every segment of today's stacks (RFC 7323 3.2, padded to 32 bits)
@@ -30,10 +30,9 @@ def what_if(case: Case) -> list[WhatIf]:
         if f.rule in BLACK_HOLES:
             for number in f.paths:
                 blamed.setdefault(number, f)
-    for path in case.paths:
-        finding = blamed.get(path.id)
-        if finding is not None and path.mtu_below is not None:
-            found += list(_remedies(case, path, finding, path.mtu_below))
+    for path in numbered(case.paths, blamed):
+        if path.mtu_below is not None:
+            found += list(_remedies(case, path, blamed[path.id], path.mtu_below))
     return found
 
 
@@ -41,7 +40,7 @@ def _remedies(case: Case, path: Path, finding: Finding, below: int) -> Iterator[
     version = 6 if ":" in path.sender else 4
     sure = max(path.mtu_at_least or 0, _said_by_router(path, finding))
     mails = _stuck(case, path, finding)
-    servers = {c.server.ip for c in case.connections if c.id in path.connections}
+    servers = {c.server.ip for c in numbered(case.connections, path.connections)}
     of_client = path.receiver in servers
     for mtu in _candidates(finding, sure, below, version):
         certain = mtu <= sure
@@ -71,7 +70,7 @@ def _said_by_router(path: Path, finding: Finding) -> int:
 
 def _stuck(case: Case, path: Path, finding: Finding) -> list[Message]:
     """The mails of this path that the finding says are stuck."""
-    return [m for m in case.messages if m.id in finding.messages and m.connection in path.connections]
+    return [m for m in numbered(case.messages, finding.messages) if m.connection in path.connections]
 
 
 def _headers(version: int) -> int:

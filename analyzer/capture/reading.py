@@ -85,7 +85,7 @@ def spans(paths: Sequence[str], parts: int, *, apart: bool = True) -> list[Span]
 
 # To hand over what was found, and to take it in, takes so much of the time in which it was found; who takes it in has
 # other things to do as well (measured).
-HANDING_OVER = 0.08
+HANDING_OVER = 0.16
 
 
 def _spans_apart(source: Source, size: int, parts: int) -> list[Span]:

@@ -18,7 +18,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from ..case import SEVERITIES, Case, Evidence, Finding, Message
+from ..case import SEVERITIES, Case, Evidence, Finding, Message, numbered
 from ..whatif import told
 from . import wording
 from .escape import TEXT_LIMIT, paragraphs, visible
@@ -200,7 +200,7 @@ class _Told:
     def __init__(self, finding: Finding, case: Case, pictures: list[Picture], repeats: Finding | None) -> None:
         self.finding, self.pictures, self.repeats = finding, pictures, repeats
         self.captures = len(case.captures)
-        self.paths = [p for p in case.paths if p.id in finding.paths]
+        self.paths = numbered(case.paths, finding.paths)
         self.logs = wording.logs(case, finding)
         self.connection_filter = wording.connection_filter(case, finding)
 

@@ -5,7 +5,7 @@ CommonMark with GitHub's tables. What a capture says can make no link, image, HT
 
 from __future__ import annotations
 
-from ..case import Case, Evidence, Finding, Remedy
+from ..case import Case, Evidence, Finding, Remedy, numbered
 from ..whatif import told
 from . import wording
 from .escape import markdown, markdown_code, paragraphs
@@ -75,7 +75,7 @@ def _finding(case: Case, finding: Finding, repeats: Finding | None) -> list[str]
             about.append(wording.plural(len(ids), noun))
     blocks = [f"### {finding.id}\\. {markdown(finding.title)}", f"*{', '.join(about)}*"]
     blocks += [markdown(p) for p in paragraphs(finding.explanation)]
-    for path in (p for p in case.paths if p.id in finding.paths):
+    for path in numbered(case.paths, finding.paths):
         if known := wording.bracket(path):
             blocks.append(f"**Path MTU from {markdown(path.sender)} to {markdown(path.receiver)}:** {markdown(known)}")
     if finding.evidence:

@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 from textwrap import wrap
 from typing import TextIO
 
-from ..case import Case, Evidence, Finding, Remedy
+from ..case import Case, Evidence, Finding, Remedy, numbered
 from ..whatif import told
 from . import wording
 from .escape import paragraphs, visible
@@ -182,8 +182,7 @@ def _finding(page: _Page, case: Case, finding: Finding, repeats: Finding | None)
     page.write(", ".join(label), indent=2, style="dim")
     for paragraph in paragraphs(finding.explanation):
         page.write(paragraph, indent=2)
-    of = set(finding.paths)
-    for path in (p for p in case.paths if p.id in of):
+    for path in numbered(case.paths, finding.paths):
         if known := wording.bracket(path):
             page.labelled("Path MTU", visible(known))
     for label_text, evidence in zip(_once("Evidence"), finding.evidence[:6], strict=False):

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from .. import summary
 from ..capture.wanted import DEFAULT_PORTS
-from ..case import SEVERITIES, Case, Finding, Frame, Message, Path, WhatIf
+from ..case import SEVERITIES, Case, Finding, Frame, Message, Path, WhatIf, numbered
 from .escape import visible
 
 State = Literal["trouble", "clean", "partial", "no-smtp"]
@@ -135,8 +135,8 @@ def _counted(messages: Sequence[Message]) -> str:
 
 def logs(case: Case, finding: Finding) -> list[tuple[str, str]]:
     """What the mail servers of the first connection that has it will have logged: (whose log, line)."""
-    named = set(finding.connections)
-    mail = (c for c in case.connections if c.id in named and (c.is_smtp or c.server.port in DEFAULT_PORTS))
+    named = numbered(case.connections, finding.connections)
+    mail = (c for c in named if c.is_smtp or c.server.port in DEFAULT_PORTS)
     connection = next((c for c in mail if c.expected_log), None)
     if connection is None:
         return []
@@ -165,8 +165,7 @@ def connection_filter(case: Case, finding: Finding, most: int = 3) -> str | None
     """Wireshark's display filter for the connections of a finding whose evidence names no frames; None where it does."""
     if any(e.display_filter for e in finding.evidence):
         return None
-    named = set(finding.connections)
-    ends = [(c.client, c.server) for c in case.connections if c.id in named][:most]
+    ends = [(c.client, c.server) for c in numbered(case.connections, finding.connections)[:most]]
     return (
         " || ".join(
             f"({'ipv6' if ':' in a.ip else 'ip'}.addr == {a.ip} && tcp.port == {a.port} && "
@@ -305,10 +304,10 @@ class Remedied(NamedTuple):
 
 def what_if(case: Case) -> list[Remedied]:
     """The remedies tried on the case's own sizes, path by path; paths alike are told once."""
-    paths = {p.id: p for p in case.paths}
     by_path: dict[int, list[WhatIf]] = defaultdict(list)
     for answer in case.what_if:
         by_path[answer.path].append(answer)
+    paths = {p.id: p for p in numbered(case.paths, by_path)}
     told: dict[tuple[object, ...], Remedied] = {}
     for number, answers in by_path.items():
         same = tuple(
