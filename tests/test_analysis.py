@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from analyzer import analysis
 from analyzer.analysis import gathering, parts
 from analyzer.capture import reading
+from analyzer.capture.reading import Span
 from analyzer.detect import paths
 from analyzer.report import json as report
 
@@ -163,6 +165,63 @@ def test_every_sample_is_told_alike_by_several_processes(sample: Path, small_win
     for jobs in (2, 3):
         assert report.render(analysis.analyze([str(sample)], analysis.Options(jobs=jobs))) == one
     assert any(joined) or sample.stem.startswith("df-off.")
+
+
+@pytest.fixture
+def helped(monkeypatch: pytest.MonkeyPatch, small_windows: None) -> list[Span]:
+    """Any rest is worth helping with, and the others begin late; grows by what was taken over from them."""
+    taken: list[Span] = []
+    work, left = parts._work, parts._left
+
+    def late(*given: Any) -> None:
+        time.sleep(0.05)
+        work(*given)
+
+    def told(*given: Any) -> Span | None:
+        span = left(*given)
+        taken.extend([span] if span else [])
+        return span
+
+    monkeypatch.setattr(parts, "_WORTH_HELPING_BYTES", 1)
+    monkeypatch.setattr(parts, "_work", late)
+    monkeypatch.setattr(parts, "_left", told)
+    return taken
+
+
+@pytest.mark.parametrize("sample", sorted((ROOT / "sample_pcaps").glob("*.pcap")), ids=lambda p: p.stem)
+def test_who_has_nothing_left_to_read_helps(sample: Path, helped: list[Span]) -> None:
+    """What another one was to read is cut once more while he reads it; the case is the same."""
+    one = report.render(analysis.analyze([str(sample)]))
+    for jobs in (2, 3):
+        assert report.render(analysis.analyze([str(sample)], analysis.Options(jobs=jobs))) == one
+    assert helped or sample.stat().st_size < 16 * reading.WINDOW_BYTES
+
+
+def test_who_is_told_too_late_to_stop_reads_on(
+    monkeypatch: pytest.MonkeyPatch, small_windows: None, joined: list[bool]
+) -> None:
+    """Then the rest has been read twice, and counts once."""
+    capture = ROOT / "sample_pcaps" / "loss-1.sender.pcap"
+    size = capture.stat().st_size
+    taken: list[Span] = []
+
+    def late(captures: list[str], workers: list[Any]) -> Span | None:
+        if taken:
+            return None
+        deadline = time.monotonic() + 30
+        while workers[0].border.claimed < size and time.monotonic() < deadline:
+            time.sleep(0.01)
+        place = reading.place_near(captures, size * 3 // 4)
+        assert place
+        workers[0].border.stop = place
+        taken.append(Span((1, place), None, apart=True))
+        return taken[0]
+
+    monkeypatch.setattr(parts, "_left", late)
+    one = report.render(analysis.analyze([str(capture)]))
+    assert report.render(analysis.analyze([str(capture)], analysis.Options(jobs=2))) == one
+    assert taken
+    assert joined == [True]
 
 
 def test_the_end_of_a_capture_is_told_alike_by_two_processes(

@@ -18,7 +18,7 @@ from . import columnar, exact, framing
 from .packets import Batch, CaptureInfo, IcmpError, PacketTable
 from .sources import Source, expand, foreign_format, is_foreign_capture, read_up_to
 from .wanted import DEFAULT_PORTS, FourTuple, Tally, Wanted
-from .windows import WINDOW_BYTES, Windows
+from .windows import WINDOW_BYTES, Border, Windows
 
 
 class ReadOptions(NamedTuple):
@@ -85,26 +85,32 @@ def spans(paths: Sequence[str], parts: int, *, apart: bool = True) -> list[Span]
 
 # To hand over what was found, and to take it in, takes so much of the time in which it was found; who takes it in has
 # other things to do as well (measured).
-HANDING_OVER = 0.16
+HANDING_OVER = 0.12
 
 
 def _spans_apart(source: Source, size: int, parts: int) -> list[Span]:
     """Spans that begin where a record seems to, between two windows of who reads all; none where that can not be told."""
-    places = []
-    try:
-        head = source.head()
-        for part in range(1, parts):
-            share = (part + HANDING_OVER) / (parts + HANDING_OVER)
-            edge = round(share * size / (TOGETHER * WINDOW_BYTES)) * TOGETHER * WINDOW_BYTES
-            found = _record_across(source, head, edge) if 0 < edge < size else None
-            if found is None:
-                return []
-            places.append((1, found))
-    except OSError:
-        return []
-    if places != sorted(set(places)):
+    shares = [(part + HANDING_OVER) / (parts + HANDING_OVER) for part in range(1, parts)]
+    found = [_place_near(source, int(share * size)) for share in shares]
+    places = [(1, place) for place in found if place is not None]
+    if len(places) < len(found) or places != sorted(set(places)):
         return []
     return [Span(*ends, apart=True) for ends in zip([(0, 0), *places], [*places, None], strict=True)]
+
+
+def place_near(paths: Sequence[str], offset: int) -> int | None:
+    """Where in the only pcap that these name a span that stands apart may begin, near this offset; None: nowhere."""
+    return _place_near(expand(paths)[0], offset)
+
+
+def _place_near(source: Source, offset: int) -> int | None:
+    edge = round(offset / (TOGETHER * WINDOW_BYTES)) * TOGETHER * WINDOW_BYTES
+    if not 0 < edge < (source.size or 0):
+        return None
+    try:
+        return _record_across(source, source.head(), edge)
+    except OSError:
+        return None
 
 
 def _record_across(source: Source, head: bytes, edge: int) -> int | None:
@@ -153,6 +159,7 @@ def read(
     captures: list[CaptureInfo],
     skipped: list[str] | None = None,
     span: Span = WHOLE,
+    border: Border | None = None,
 ) -> Iterator[Batch]:
     """The TCP packets of the wanted ports and the ICMP errors about them, window by window.
 
@@ -160,7 +167,7 @@ def read(
     rotated set follow each other. Rows are in capture order within a batch (those of several interfaces in one file: by
     time). `captures` gets one entry per capture,
     which grows as it is read; bad content ends up there, never in an exception. `skipped` gets the names of files that
-    were met in folders and globs and are no captures.
+    were met in folders and globs and are no captures. `border`: where a span that stands apart ends, while it is read.
 
     A port on which a HELO is seen is wanted from then on; its rows of the window before come with that batch.
     A batch's bytes (payloads) may be looked at until the next batch is asked for; keep more with `PacketTable.detach`.
@@ -169,7 +176,7 @@ def read(
     for source in in_time_order(expand(paths, skipped)):
         info = CaptureInfo(id=len(captures) + 1, path=source.name)
         captures.append(info)
-        if not (yield from read_source(source, info, wanted, options, span)):
+        if not (yield from read_source(source, info, wanted, options, span, border)):
             return
 
 
@@ -215,7 +222,12 @@ class _Memory:
 
 
 def read_source(
-    source: Source, info: CaptureInfo, wanted: Wanted, options: ReadOptions, span: Span = WHOLE
+    source: Source,
+    info: CaptureInfo,
+    wanted: Wanted,
+    options: ReadOptions,
+    span: Span = WHOLE,
+    border: Border | None = None,
 ) -> Generator[Batch, None, bool]:
     """One capture, from its first byte to its last; False when the span ended in it."""
     if source.error is not None:
@@ -248,6 +260,7 @@ def read_source(
         descriptor=_descriptor(stream) if small else None,
         skipped_bytes=skipped,
         stop=span.stop[1] if span.apart and span.stop else None,
+        border=border,
     )
     try:
         if not (yield from decode(windows, info, wanted, options, span)):
@@ -255,7 +268,7 @@ def read_source(
     finally:
         windows.close()
     info.bytes = windows.offset
-    if small and info.complete and info.bytes < (size or 0) and not (span.apart and span.stop):
+    if small and info.complete and info.bytes < (size or 0) and not windows.stops:
         framing.problem(
             info, f"the file had {size} bytes when it was named and {info.bytes} when it was read: it was cut short"
         )

@@ -8,6 +8,7 @@ processor wrote are as far away as if they had not been copied at all (measured:
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import threading
@@ -55,6 +56,35 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
+class Border:
+    """Where one process stops to read a file and another goes on, in memory that both see.
+
+    Who reads tells how far it is; who has nothing left to read may bid it stop earlier, well behind that.
+    """
+
+    def __init__(self, begin: int) -> None:
+        self._numbers = np.frombuffer(mmap.mmap(-1, 16), np.int64)
+        self._numbers[0] = begin
+
+    @property
+    def claimed(self) -> int:
+        """Bytes of the file that are read, or under way."""
+        return int(self._numbers[0])
+
+    @claimed.setter
+    def claimed(self, offset: int) -> None:
+        self._numbers[0] = offset
+
+    @property
+    def stop(self) -> int:
+        """The offset at which to stop; 0: nothing was said. It comes too late when more is claimed already."""
+        return int(self._numbers[1])
+
+    @stop.setter
+    def stop(self, offset: int) -> None:
+        self._numbers[1] = offset
+
+
 class Windows:
     """`buffer[start:end]` is what can be read now; `position + base` is the offset of a position in the stream.
 
@@ -70,12 +100,14 @@ class Windows:
         descriptor: int | None = None,  # of the file, if it is one that needs no thread
         skipped_bytes: int = 0,  # of the file, that the stream leaves out behind the file header
         stop: int | None = None,  # offset at which somebody else reads on
+        border: Border | None = None,  # or where it is while this is read
     ) -> None:
         np.empty(_KEPT_BYTES, np.uint8)
         self._stream = stream
         self._window_bytes = window_bytes
         self._max_bytes = max_bytes if stop is None else stop
-        self._stops = stop is not None
+        self.stops = stop is not None  # before the end: somebody else reads on
+        self._border = border
         self._descriptor = descriptor
         self._buffers: list[Bytes] = []
         self._next: tuple[Bytes, int] | None = None
@@ -163,10 +195,14 @@ class Windows:
 
     def _fill(self, buffer: Bytes) -> None:
         got = 0
+        if self._border is not None and self._border.stop > self._read_bytes:
+            self._max_bytes, self.stops = self._border.stop, True
         # windows end at the same bytes of a file, wherever reading began
         size = self._window_bytes - self._read_bytes % self._window_bytes
         if self._max_bytes is not None:
             size = min(size, self._max_bytes - self._read_bytes)
+        if self._border is not None:
+            self._border.claimed = self._read_bytes + size
         view = memoryview(buffer)[HEADROOM_BYTES : HEADROOM_BYTES + size]
         began_s = time.perf_counter()
         try:
@@ -179,7 +215,7 @@ class Windows:
             else:
                 if self._max_bytes is not None and self._read_bytes + got >= self._max_bytes:
                     self._exhausted = True
-                    self.limit_reached = not self._stops and bool(self._stream.readinto(memoryview(bytearray(1))))
+                    self.limit_reached = not self.stops and bool(self._stream.readinto(memoryview(bytearray(1))))
         except Exception as error:  # noqa: BLE001 - a decompressor may raise anything; the reader reports it
             self.error = error
             self._exhausted = True
