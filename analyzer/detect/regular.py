@@ -21,7 +21,7 @@ from ..capture.packets import FIN, RST, address_text
 from ..smtp import mtalog
 from ..smtp.plain import MailOutline, Pieces, read_plain
 from ..smtp.terminator import LENGTH, Cuts, cuts, wire_boundaries
-from ..smtp.tls import TlsMail, read_session
+from ..smtp.tls import Octets, TlsMail, read_session
 from ..tcp.connections import Bools, Ints
 from ..tcp.delivery import NOT_ACK, Delivery
 from ..tcp.regular import AT, CLOSED_BY, NEVER, Survey, survey
@@ -73,7 +73,8 @@ class RegularGroup:
         bounds = np.searchsorted(d.direction_of(rows), np.arange(2 * len(d.group) + 1))
         start = d.seq[rows]
         buffer, at = t.buffer[rows], t.payload_at[rows] - start
-        views = [memoryview(b) for b in t.buffers]
+        views = self.views = [memoryview(b) for b in t.buffers]
+        self.buffer, self.shift = buffer, at
 
         def data(pieces: Ints, begin: Ints, end: Ints) -> bytes:
             shift = at[pieces]
@@ -456,7 +457,7 @@ class RegularGroup:
 
 
 class _View:
-    """One side's whole stream as smtp wants it (lines.StreamView)."""
+    """One side's whole stream, for smtp.tls: what TLS encrypts is not put together."""
 
     def __init__(self, group: RegularGroup, stream: int) -> None:
         pieces = group.pieces
@@ -466,14 +467,30 @@ class _View:
         self.start_of: list[int] = self.starts.tolist()  # few are asked for: quicker than an array
         self.ack, self.time_ns, self.ip_bytes = pieces.ack[mine], group.time_ns[mine], group.ip_bytes[mine]
         self.wire_limit = int(group.survey.wire_limit[stream])
-        self.data = pieces.data
-        self.numbers = np.arange(first, last)
         self.start = 0
         self.end = int(self.ends[-1]) if len(self.ends) else 0
+        self._data = pieces.data
+        self._first = first
+        self._views, self._buffer, self._shift = group.views, group.buffer[mine].tolist(), group.shift[mine].tolist()
 
-    def pieces(self) -> list[tuple[int, bytes]]:
-        data = self.data(self.numbers, self.starts, self.ends)
-        return [(0, data)] if data else []
+    def pieces(self) -> list[tuple[int, Octets]]:
+        return [(0, self)] if self.end else []
+
+    def __len__(self) -> int:
+        return self.end
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """The stream's bytes: of what TLS encrypts only the headers of its records are looked at."""
+        begin, stop, _ = part.indices(self.end)
+        if begin >= stop:
+            return b""
+        first, last = self._number(begin), self._number(stop - 1)
+        if first == last:
+            shift = self._shift[first]
+            return bytes(self._views[self._buffer[first]][shift + begin : shift + stop])
+        numbers = np.arange(first, last + 1)
+        begins, ends = np.maximum(self.starts[numbers], begin), np.minimum(self.ends[numbers], stop)
+        return self._data(numbers + self._first, begins, ends)
 
     def _number(self, offset: int) -> int:
         return bisect_right(self.start_of, offset) - 1

@@ -14,9 +14,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from .lines import StreamView, joined
+from .lines import joined
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
 _HEADER = struct.Struct(">BBBH")  # type, version (3, 0..4), length
@@ -31,6 +31,25 @@ _CLIENT_HELLO, _SERVER_HELLO = 1, 2
 _LONGEST_COMMANDS = 1000
 
 _DOT_BYTES = 3  # ". CR LF" behind the mail
+
+
+class Octets(Protocol):
+    """Bytes, or what looks like them and is put together where it is looked at."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+class View(Protocol):
+    """What of lines.StreamView is asked for here."""
+
+    @property
+    def end(self) -> int: ...
+
+    def pieces(self) -> Sequence[tuple[int, Octets]]: ...
+
+    def peer_at(self, offset: int) -> int | None: ...
 
 
 class Record(NamedTuple):
@@ -66,7 +85,7 @@ class TlsSession:
     gaps: bool = False  # records are missing: sizes may be too small
 
 
-def read_session(client: StreamView, server: StreamView, client_start: int, server_start: int) -> TlsSession:
+def read_session(client: View, server: View, client_start: int, server_start: int) -> TlsSession:
     """Read the TLS session that begins at these offsets of the two streams."""
     theirs, ours = _Records(server, server_start), _Records(client, client_start)
     session = TlsSession(server_answered=bool(theirs.records), gaps=theirs.gaps or ours.gaps)
@@ -85,9 +104,12 @@ def read_session(client: StreamView, server: StreamView, client_start: int, serv
 class _Records:
     """The records of one stream, and the bytes of those in clear."""
 
-    def __init__(self, view: StreamView, start: int) -> None:
+    def __init__(self, view: View, start: int) -> None:
         self.end = view.end
-        self.pieces = [(at, data) for at, data in joined(view.pieces()) if at + len(data) > start]
+        pieces = view.pieces()
+        if len(pieces) > 1:
+            pieces = list(joined([(at, data[:]) for at, data in pieces]))
+        self.pieces = [(at, data) for at, data in pieces if at + len(data) > start]
         self.gaps = False
         self.records: list[Record] = list(self._walk(start))
 
@@ -116,19 +138,20 @@ class _Records:
         return b""
 
 
-def _header(data: bytes, at: int) -> tuple[int, int] | None:
+def _header(data: Octets, at: int) -> tuple[int, int] | None:
     """Type and length that the record header at this place tells; None when there is none."""
     if at + HEADER_BYTES > len(data):
         return None
-    kind, major, minor, length = _HEADER.unpack_from(data, at)
+    kind, major, minor, length = _HEADER.unpack(data[at : at + HEADER_BYTES])
     is_header = (
         CHANGE_CIPHER_SPEC <= kind <= APPLICATION_DATA and major == 3 and minor <= 4 and length <= LONGEST_RECORD
     )
     return (kind, length) if is_header else None
 
 
-def _next_header(data: bytes, begin: int) -> int:
+def _next_header(octets: Octets, begin: int) -> int:
     """Index of the next application-data header behind a gap whose record ends at another header, or at the end."""
+    data = octets[:]
     at = data.find(b"\x17\x03\x03", begin)
     while at >= 0:
         header = _header(data, at)
@@ -229,7 +252,7 @@ def _overhead_bytes(suite: int | None) -> int:
 
 
 def _read_flights(
-    session: TlsSession, client: StreamView, server: StreamView, ours: _Records, theirs: _Records, overhead: int
+    session: TlsSession, client: View, server: View, ours: _Records, theirs: _Records, overhead: int
 ) -> None:
     data = [record for record in ours.records if record.type == APPLICATION_DATA]
     if session.version == "TLS 1.3":
@@ -244,7 +267,7 @@ def _read_flights(
             session.mails.append(TlsMail(flight[0].start, end, size - _DOT_BYTES, end <= ours.end, answered))
 
 
-def _flights(client: StreamView, records: Sequence[Record]) -> Iterator[list[Record]]:
+def _flights(client: View, records: Sequence[Record]) -> Iterator[list[Record]]:
     """Records that the client sent without having heard anything new."""
     flight: list[Record] = []
     heard: int | None = None
@@ -259,7 +282,7 @@ def _flights(client: StreamView, records: Sequence[Record]) -> Iterator[list[Rec
         yield flight
 
 
-def _is_answered(server: StreamView, replies: Sequence[Record], end: int) -> bool | None:
+def _is_answered(server: View, replies: Sequence[Record], end: int) -> bool | None:
     """True when the server sent something after it had received `end` bytes of the client."""
     if not replies:
         return False
