@@ -36,6 +36,8 @@ UNANSWERED_NS = 2_000_000_000
 UNANSWERED_KEPT = 10_000
 # So many connections go through columns together: enough for NumPy to pay, few enough to need little memory.
 CONNECTIONS_AT_ONCE = 2048
+# Where so many connections, or packets of open ones, are sorted at once, what that took is more than what else is held.
+MANY_AT_ONCE = 100_000
 
 # ICMP errors that are kept: of honest routers one for each large packet, of a flood as many as there are. 1 KB each.
 MOST_ICMP = 200_000
@@ -306,7 +308,10 @@ class Gathered:
         self.counts.update(batch.counts)
         if batch.tcp_ports is not None:
             self.count_services(batch.tcp_ports)
-        self.take(self.points.tracker().add(batch.packets, batch.last_time_ns))
+        tracker = self.points.tracker()
+        self.take(tracker.add(batch.packets, batch.last_time_ns))
+        if tracker.packets > MANY_AT_ONCE:
+            give_back()
 
     def finish(self) -> None:
         """Judge what is still open; nothing can be taken after it."""
@@ -319,6 +324,8 @@ class Gathered:
 
     def take(self, group: Group) -> None:
         """Judge the connections that are over."""
+        if len(group) > MANY_AT_ONCE:
+            give_back()
         for part in group.parts(CONNECTIONS_AT_ONCE):
             self._take_part(part)
 

@@ -90,14 +90,17 @@ def address_number(text: str) -> int:
 class LazyColumns(dict[str, Array]):
     """Columns that are put together when they are first asked for, by name: most of the 37 never are.
 
-    What was asked for before is found at the cost of a dict.
+    What was asked for before is found at the cost of a dict. `cut` makes the table of a slice without them.
     """
 
-    __slots__ = ("_make", "rows")
+    __slots__ = ("_make", "cut", "rows")
 
-    def __init__(self, make: Callable[[str], Array], rows: int) -> None:
+    def __init__(
+        self, make: Callable[[str], Array], rows: int, cut: Callable[[slice], PacketTable] | None = None
+    ) -> None:
         self._make = make
         self.rows = rows
+        self.cut = cut
 
     def __missing__(self, name: str) -> Array:
         if name not in COLUMNS:
@@ -136,6 +139,8 @@ class PacketTable:
         columns = self.columns
         if isinstance(rows, slice):
             count = len(range(*rows.indices(len(self))))
+            if count and type(columns) is LazyColumns and columns.cut:
+                return columns.cut(rows)
         else:
             rows = np.asarray(rows)
             count = int(np.count_nonzero(rows)) if rows.dtype == np.bool_ else len(rows)
@@ -166,7 +171,8 @@ class PacketTable:
 
     def detach(self) -> PacketTable:
         """A copy whose bytes live in one private buffer, so that the window can be let go."""
-        cols = {name: self.columns[name].copy() for name in COLUMNS}
+        columns = self.columns  # which nobody changes; a part of a longer one would hold on to all of it
+        cols = {name: columns[name] if columns[name].flags.owndata else columns[name].copy() for name in COLUMNS}
         if not len(self):
             return PacketTable(cols)
         start = cols["ip_at"]

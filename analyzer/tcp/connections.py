@@ -56,6 +56,9 @@ class Group:
 
     def parts(self, most: int) -> Iterator[Group]:
         """The group cut into groups of at most so many connections."""
+        if len(self) <= most:
+            yield self
+            return
         for k in range(0, len(self), most):
             first = self.first[k : k + most + 1]
             rows = slice(int(first[0]), int(first[-1]))
@@ -179,10 +182,14 @@ class _Shelf:
 
     def rows(self, places: Ints) -> PacketTable:
         """The table of these places, its columns gathered when they are asked for."""
-        base = np.array([kept.base for kept in self._kept], np.int64)
+        return self._rows(self._kept, places)
+
+    @classmethod
+    def _rows(cls, all_kept: list[_Kept], places: Ints) -> PacketTable:
+        base = np.array([kept.base for kept in all_kept], np.int64)
         which = np.searchsorted(base, places, side="right") - 1
         used = np.flatnonzero(np.bincount(which, minlength=len(base)))
-        tables = [self._kept[i].table for i in used.tolist()]
+        tables = [all_kept[i].table for i in used.tolist()]
         lengths = np.array([len(table) for table in tables], np.int64)
         shift = np.zeros(len(base), np.int64)
         shift[used] = np.cumsum(lengths) - lengths - base[used]
@@ -206,7 +213,8 @@ class _Shelf:
             chosen: Array = column[rows]
             return chosen
 
-        return PacketTable(LazyColumns(gather, len(rows)), np.concatenate(blocks), tuple(buffers))
+        columns = LazyColumns(gather, len(rows), lambda part: cls._rows(all_kept, places[part]))
+        return PacketTable(columns, np.concatenate(blocks), tuple(buffers))
 
     def clear(self, places: Ints) -> Ints:
         """Let go of all rows but these (ascending); returns their new places."""
@@ -264,9 +272,15 @@ class Tracker:
         self._shelf = _Shelf()
         self._open = _NO_ROWS
 
+    @property
+    def packets(self) -> int:
+        """Of open connections."""
+        return len(self._open.place)
+
     def add(self, packets: PacketTable, clock_ns: int | None) -> Group:
         """Take one window's packets; return the connections that are over by `clock_ns` (the window's end)."""
-        return self._split(self._open.then(self._put(packets)), clock_ns)
+        self._open = self._open.then(self._put(packets))
+        return self._split(self._open, clock_ns)
 
     def finish(self) -> Group:
         """All connections that are still held."""

@@ -106,6 +106,6 @@ def test_two_workers_give_the_case_of_one(
     parts[0].write_bytes(data[:cut])
     parts[1].write_bytes(data[:FILE_HEADER_BYTES] + data[cut:])
     monkeypatch.setattr(
-        parts_of, "read", lambda paths, options, captures, span: joined([str(p) for p in parts], paths[0], captures)
+        parts_of, "read", lambda paths, options, captures, **_: joined([str(p) for p in parts], paths[0], captures)
     )
     assert json.render(analysis.analyze([str(whole)])) == one

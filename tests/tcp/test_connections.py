@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzer.capture.packets import SYN, PacketTable
+from analyzer.capture.packets import COLUMNS, SYN, PacketTable
 from analyzer.tcp import connections
 from analyzer.tcp.connections import IDLE_S, LINGER_S, Group, Tracker
 
@@ -98,6 +98,30 @@ def test_connections_do_not_depend_on_where_windows_end(cuts: list[int], flows: 
         for k in range(len(whole))
     ]
     assert sorted(found) == sorted(expected)
+
+
+@given(st.lists(st.integers(0, 60), max_size=4), st.integers(1, 5))
+def test_a_group_cut_into_parts_holds_the_same_packets(cuts: list[int], most: int) -> None:
+    """Connections of several windows, judged some at a time: no column and no payload is another one."""
+    wire = Wire()
+    for flow in range(4):
+        wire.ports = (40_000 + flow, 25)
+        said = b"EHLO %d\r\n" % flow
+        wire.handshake(flow).c(100 + flow, 0, said).s(200 + flow, 0, b"250 %d\r\n" % flow, ack=len(said))
+    table = wire.table()
+    tracker = Tracker()
+    edges = [0, *sorted(min(c, len(table)) for c in cuts), len(table)]
+    for a, b in itertools.pairwise(edges):
+        assert not len(tracker.add(table[a:b], START_NS))
+    group = tracker.finish()
+    parts = list(group.parts(most))
+    assert [len(part) for part in parts[:-1]] == [most] * (len(parts) - 1)
+    assert sum(map(len, parts)) == len(group) == 4
+    whole = group.table
+    for name in COLUMNS.keys() - {"buffer", "sack_at", "ip_at", "payload_at"}:  # which say where in which buffers
+        assert np.concatenate([part.table.columns[name] for part in parts]).tolist() == whole.columns[name].tolist()
+    rows = np.arange(len(whole))
+    assert [p for part in parts for p in part.table.payloads(np.arange(len(part.table)))] == whole.payloads(rows)
 
 
 def test_beyond_the_budget_the_most_silent_connections_are_let_go() -> None:
