@@ -16,7 +16,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -268,7 +268,8 @@ def _dask(address: str) -> Iterator[tuple[Executor, Width]]:
         try:
             yield executor, width
         finally:
-            executor.shutdown(wait=False)
+            with suppress(Exception):  # of what kind depends on the version: no scheduler is there to be told
+                executor.shutdown(wait=False)
 
 
 # -- the summary ---------------------------------------------------------------------------------------------------
