@@ -224,6 +224,11 @@ def test_who_is_told_too_late_to_stop_reads_on(
     assert joined == [True]
 
 
+def test_of_a_file_that_is_gone_nobody_takes_over_the_rest(tmp_path: Path) -> None:
+    """Who has it open reads it to its end."""
+    assert parts._left([str(tmp_path / "gone.pcap")], []) is None
+
+
 def test_the_end_of_a_capture_is_told_alike_by_two_processes(
     tmp_path: Path, small_windows: None, joined: list[bool]
 ) -> None:

@@ -156,8 +156,11 @@ def _work(target: int, captures: Sequence[str], options: Options, part: int, spa
 
 
 def _left(captures: Sequence[str], workers: Sequence[_Worker]) -> Span | None:
-    """Half of what somebody has left to read, who is told; None where that is little."""
-    size = sum(os.stat(name).st_size for name in captures)
+    """Half of what somebody has left to read, who is told; None where that is little, or the file is gone."""
+    try:
+        size = sum(os.stat(name).st_size for name in captures)
+    except OSError:
+        return None
     ends = [w.border.stop or (w.span.stop[1] if w.span.stop else size) for w in workers]
     left, end, worker = max(
         (end - w.border.claimed, end, n) for n, (w, end) in enumerate(zip(workers, ends, strict=True))
