@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,26 @@ def test_who_has_nothing_left_to_read_helps(sample: Path, helped: list[Span]) ->
     one = report.render(analysis.analyze([str(sample)]))
     for jobs in (2, 3):
         assert report.render(analysis.analyze([str(sample)], analysis.Options(jobs=jobs))) == one
-    assert helped or sample.stat().st_size < 16 * reading.WINDOW_BYTES
+
+
+def test_the_rest_is_taken_over_while_somebody_else_reads(
+    helped: list[Span], joined: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here he waits for it; and stops there."""
+    work = parts._work
+
+    def waiting(*given: Any) -> None:
+        deadline = time.monotonic() + 60
+        while not given[-1].stop and time.monotonic() < deadline:
+            time.sleep(0.01)
+        work(*given)
+
+    monkeypatch.setattr(parts, "_work", waiting)
+    capture = [str(ROOT / "sample_pcaps" / "loss-1.sender.pcap")]
+    one = report.render(analysis.analyze(capture))
+    assert report.render(analysis.analyze(capture, analysis.Options(jobs=2))) == one
+    assert len(helped) >= 1
+    assert joined == [True] * (1 + len(helped))
 
 
 def test_who_is_told_too_late_to_stop_reads_on(
@@ -222,6 +242,24 @@ def test_who_is_told_too_late_to_stop_reads_on(
     assert report.render(analysis.analyze([str(capture)], analysis.Options(jobs=2))) == one
     assert taken
     assert joined == [True]
+
+
+@pytest.mark.parametrize(("back_s", "joins"), [(0.4, True), (30, False)])
+def test_frames_out_of_their_time_are_read_by_one(
+    back_s: float, joins: bool, tmp_path: Path, small_windows: None, joined: list[bool]
+) -> None:
+    """Some milliseconds are the capture program's; what is out of order by more is not cut."""
+    frames = [build.ethernet(build.ip4(build.tcp(b"x" * 40, seq=1 + 40 * n))) for n in range(400)]
+    data = bytearray(build.pcap(frames))
+    record = 16 + len(frames[0])
+    for n in range(400):
+        time_us = 1_700_000_000_000_000 + 50_000 * n - (int(back_s * 1e6) if n == 30 else 0)
+        data[24 + n * record : 32 + n * record] = struct.pack("<II", *divmod(time_us, 1_000_000))
+    capture = tmp_path / "c.pcap"
+    capture.write_bytes(data)
+    one = report.render(analysis.analyze([str(capture)]))
+    assert report.render(analysis.analyze([str(capture)], analysis.Options(jobs=2))) == one
+    assert joined == [joins]
 
 
 def test_of_a_file_that_is_gone_nobody_takes_over_the_rest(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ class Part(NamedTuple):
     handed_over: list[HandedOver]  # by each of its trackers
     carries: bool
     lacks: bool
+    disordered: bool
     let_go: int
     rows: int
     interrupted: bool
@@ -164,6 +165,7 @@ class Gathered:
     used_icmp: set[tuple[int, int]] = field(default_factory=set)
     carries: bool = False  # what follows can not be read rightly without what the reader remembers
     lacks: bool = False  # what came before was needed to read this rightly
+    disordered: bool = False  # frames stand far from their place in time
     first_clock_ns: int | None = None  # the clock when the first connection was judged
     first_key: InitVar[int] = 1
     continues: InitVar[bool] = False  # the beginning of the captures is read by somebody else
@@ -192,6 +194,7 @@ class Gathered:
             [tracker.hand_over() for tracker in self.points.trackers],
             self.carries,
             self.lacks,
+            self.disordered,
             sum(tracker.let_go for tracker in self.points.trackers),
             self.rows,
             self.interrupted,
@@ -211,6 +214,8 @@ class Gathered:
             clock_ns = part.first_clock_ns or self.clock_ns
             proven = capture.complete and capture.bytes == cut
             if self.interrupted or part.lacks or not proven or clock_ns < self.clock_ns:
+                return False
+            if self.disordered or part.disordered:
                 return False
             frames = capture.frames
             later.link_types[:] = dict.fromkeys([*capture.link_types, *later.link_types])
@@ -302,6 +307,7 @@ class Gathered:
     def take_batch(self, batch: Batch) -> None:
         """The next packets of the captures; connections that are over by now are judged and let go."""
         self.carries, self.lacks = batch.carries, self.lacks or batch.lacks
+        self.disordered |= batch.disordered
         self.take_icmp(batch.icmp)
         if batch.last_time_ns is not None:
             self.clock_ns = max(self.clock_ns, batch.last_time_ns)

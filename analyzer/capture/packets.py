@@ -290,6 +290,7 @@ class Batch:
     tcp_ports: npt.NDArray[np.int64] | None = None  # packets per lower TCP port of what was not kept, length 65536
     carries: bool = False  # the reader remembers something without which the next window is not read rightly
     lacks: bool = False  # a look back was needed to where the reader did not begin
+    disordered: bool = False  # frames stand far from their place in time (`reading.DISORDER_NS`)
 
 
 @dataclass(slots=True)

@@ -419,6 +419,7 @@ class _Together:
             batches[-1],
             packets=PacketTable.concat([batch.packets for batch in batches]),
             lacks=any(batch.lacks for batch in batches),
+            disordered=any(batch.disordered for batch in batches),
             icmp=[error for batch in batches for error in batch.icmp],
             counts=dict(counts),
             tcp_ports=tcp_ports,
@@ -462,6 +463,11 @@ LINK_NAMES = {
 }
 
 
+# Capture programs mix what several queues held by some milliseconds. Frames of other days, appended or swapped, are out of
+# order by more: then what is over, and for how long, depends on how far the reader has come.
+DISORDER_NS = 1_000_000_000
+
+
 class _Engine:
     """Decodes windows; again, when a HELO on another port made that port wanted."""
 
@@ -470,6 +476,7 @@ class _Engine:
         self.is_behind_unread = begins_behind  # the window before is not known
         self.exact = exact.Decoder(wanted)
         self.previous: list[framing.Records] = []
+        self.last_ns: int | None = None  # of the last frame so far
 
     def skim(self, window: list[framing.Records]) -> Batch:
         """A window before the span: kept for a look back, as `window` would."""
@@ -491,9 +498,12 @@ class _Engine:
         self.previous = window if self.wanted.discovers and "other-tcp" in tally.counts else []
         frames = sum(map(len, window))
         now_ns = int(window[-1].time_ns[-1])
+        disordered = self._is_disordered(window)
+        self.last_ns = now_ns
         batch = Batch(
             packets=packets,
             icmp=icmp,
+            disordered=disordered,
             last_time_ns=now_ns,
             counts={"frames": frames, **tally.counts},
             tcp_ports=tally.tcp_ports,
@@ -501,6 +511,18 @@ class _Engine:
             lacks=lacks,
         )
         return batch, tally
+
+    def _is_disordered(self, window: list[framing.Records]) -> bool:
+        """Whether a frame is much older than the one before it."""
+        last_ns = self.last_ns
+        for records in window:
+            times = records.time_ns
+            if last_ns is not None and times[0] < last_ns - DISORDER_NS:
+                return True
+            if (times[1:] - times[:-1] < -DISORDER_NS).any():
+                return True
+            last_ns = int(times[-1])
+        return False
 
     def _missed(self, ports: set[int], tally: Tally) -> tuple[PacketTable, list[IcmpError]]:
         """Packets of these ports in the window before: the handshake and greeting that came before the HELO."""
