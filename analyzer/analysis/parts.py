@@ -137,7 +137,7 @@ class _Worker(NamedTuple):
 def _start(captures: Sequence[str], options: Options, part: int, span: Span) -> _Worker:
     """A fork, and nothing else: to load `multiprocessing` takes as long as to read 20 MB."""
     readable, writable = os.pipe()
-    border = Border(span.start[1])
+    border = Border.shared(span.start[1])
     process = os.fork()
     if process:
         os.close(writable)

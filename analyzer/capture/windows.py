@@ -8,6 +8,7 @@ processor wrote are as far away as if they had not been copied at all (measured:
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import sys
@@ -56,33 +57,21 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-class Border:
+class Border(ctypes.Structure):
     """Where one process stops to read a file and another goes on, in memory that both see.
 
     Who reads tells how far it is; who has nothing left to read may bid it stop earlier, well behind that.
     """
 
-    def __init__(self, begin: int) -> None:
-        self._numbers = np.frombuffer(mmap.mmap(-1, 16), np.int64)
-        self._numbers[0] = begin
+    _fields_ = (("claimed", ctypes.c_int64), ("stop", ctypes.c_int64))
+    claimed: int  # bytes of the file that are read, or under way
+    stop: int  # the offset at which to stop; 0: nothing was said. It comes too late when more is claimed already
 
-    @property
-    def claimed(self) -> int:
-        """Bytes of the file that are read, or under way."""
-        return int(self._numbers[0])
-
-    @claimed.setter
-    def claimed(self, offset: int) -> None:
-        self._numbers[0] = offset
-
-    @property
-    def stop(self) -> int:
-        """The offset at which to stop; 0: nothing was said. It comes too late when more is claimed already."""
-        return int(self._numbers[1])
-
-    @stop.setter
-    def stop(self, offset: int) -> None:
-        self._numbers[1] = offset
+    @classmethod
+    def shared(cls, begin: int) -> Border:
+        border = cls.from_buffer(mmap.mmap(-1, ctypes.sizeof(cls)))
+        border.claimed = begin
+        return border
 
 
 class Windows:
