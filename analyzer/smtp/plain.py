@@ -19,8 +19,9 @@ tests compare with.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -168,6 +169,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 _Hello = tuple[str, str, int, bytes]  # verb, argument, code of the reply (0: none), the reply
 _Said = tuple[int, str, str | None]  # number of the verb, argument, mailbox
+_Line = tuple[int, int, int, int, int, _Said]  # connection, start, end, asked to, verb, said
 _commands: dict[bytes, _Said] = {}
 _outlines: dict[tuple[bytes, bytes], Outline] = {}
 _dialogues: dict[tuple[object, ...], Dialogue] = {}
@@ -342,39 +344,19 @@ class _Reading:
         self.verb, self.said = verb.astype(np.uint8), said
 
     def _walk_chunks(self, connections: Ints, limit: Ints) -> None:
-        """Read the lines of clients that may send chunks, which only reading tells from lines, one after the other."""
+        """Read the lines of clients that may send chunks, which only reading tells from lines, one after the other.
+
+        The bytes that the clients' walks ask for next are put together for all of them at once.
+        """
         keep = np.flatnonzero(~np.isin(self.command_of, connections))
-        b = self.bodies
-        lines: list[tuple[int, int, int, int, int, _Said]] = []  # connection, start, end, asked to, verb, said
+        lines: list[_Line] = []
         chunks: list[tuple[int, int, int]] = []  # connection, start, end
-        for c in connections.tolist():
-            mine = slice(int(b.bounds[c]), int(b.bounds[c + 1]))
-            mails = dict(zip(b.start[mine].tolist(), b.terminator_end[mine].tolist(), strict=True))
-            pos, end = 0, int(limit[c])
-            ahead, base = b"", 0
-            while pos < end:
-                if pos in mails:
-                    pos = mails[pos]
-                    continue
-                newline = ahead.find(b"\n", pos - base)
-                if newline < 0:
-                    ahead, base = self._bytes(c, pos, min(pos + LINE_BYTES, end)), pos
-                    newline = ahead.find(b"\n")
-                said = _parse(ahead[pos - base : newline]) if newline >= 0 else _NOTHING
-                chunk = grammar.chunk(said[1]) if said[0] == _BDAT else None
-                behind = base + newline + 1
-                if said[0] == _ODD or (said[0] == _BDAT and chunk is None):
-                    self.plain[c] = False
-                    break
-                to, number = behind, said[0]
-                if chunk is not None:
-                    chunks.append((c, behind, behind + chunk[0]))
-                    if chunk[1]:
-                        to, number = behind + chunk[0], _LAST_CHUNK
-                lines.append((c, pos, behind, to, number, said))
-                pos = behind + (chunk[0] if chunk is not None else 0)
-            if pos > end:
-                self.plain[c] = False
+        walks = {c: self._walk(c, int(limit[c]), lines, chunks) for c in connections.tolist()}
+        wanted = {c: next(walk) for c, walk in walks.items()}
+        while asked := {c: pos for c, pos in wanted.items() if pos is not None}:
+            connection, start = np.array([*asked.items()], np.int64).T
+            text, base = self.pieces.text(2 * connection, start, np.minimum(start + LINE_BYTES, limit[connection]))
+            wanted = {c: walks[c].send(text[a:b]) for c, (a, b) in zip(asked, pairwise(base.tolist()), strict=True)}
         columns: tuple[npt.NDArray[Any], ...] = self.command_of, self.start, self.end, self.asked_to, self.verb
         more = np.array([line[:5] for line in lines], np.int64).reshape(-1, 5).T
         joined = [np.append(column[keep], new) for column, new in zip(columns, more, strict=True)]
@@ -391,9 +373,38 @@ class _Reading:
         self.body_of, self.body_go = body_of[order], go[order]
         self.bodies = Bodies(self._bounds(self.body_of), *(column[order] for column in body))
 
-    def _bytes(self, connection: int, start: int, stop: int) -> bytes:
-        text, _ = self.pieces.text(np.array([2 * connection]), np.array([start]), np.array([stop]))
-        return text
+    def _walk(
+        self, c: int, end: int, lines: list[_Line], chunks: list[tuple[int, int, int]]
+    ) -> Generator[int | None, bytes, None]:
+        """One client's lines and chunks. Asks for the bytes behind an offset; at last for none."""
+        b = self.bodies
+        mine = slice(int(b.bounds[c]), int(b.bounds[c + 1]))
+        mails = dict(zip(b.start[mine].tolist(), b.terminator_end[mine].tolist(), strict=True))
+        pos, ahead, base = 0, b"", 0
+        while pos < end:
+            if pos in mails:
+                pos = mails[pos]
+                continue
+            newline = ahead.find(b"\n", pos - base)
+            if newline < 0:
+                ahead, base = (yield pos), pos
+                newline = ahead.find(b"\n")
+            said = _parse(ahead[pos - base : newline]) if newline >= 0 else _NOTHING
+            chunk = grammar.chunk(said[1]) if said[0] == _BDAT else None
+            behind = base + newline + 1
+            if said[0] == _ODD or (said[0] == _BDAT and chunk is None):
+                self.plain[c] = False
+                break
+            to, number = behind, said[0]
+            if chunk is not None:
+                chunks.append((c, behind, behind + chunk[0]))
+                if chunk[1]:
+                    to, number = behind + chunk[0], _LAST_CHUNK
+            lines.append((c, pos, behind, to, number, said))
+            pos = behind + (chunk[0] if chunk is not None else 0)
+        if pos > end:
+            self.plain[c] = False
+        yield None
 
     # ------------------------------------------------------------ who answers whom
 
