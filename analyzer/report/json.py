@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from importlib.resources import files
 from itertools import islice
 from json.encoder import encode_basestring_ascii as _escaped
 from typing import Any
@@ -261,6 +260,8 @@ def _frame_line(frame: Frame) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) that every document fulfils."""
+    from importlib.resources import files  # 5 ms that hardly anybody needs
+
     loaded: dict[str, Any] = json.loads(files(__package__).joinpath("case.schema.json").read_text("utf-8"))
     return loaded
 
