@@ -252,8 +252,10 @@ class Gathered:
             self.counts["not_judged"] += 1
             self.first_not_judged = min(self.first_not_judged or talk.first_frame, talk.first_frame)
             return False
-        text = sum(len(mailbox) for mail in talk.mails for mailbox in (mail.mail_from or "", *mail.recipients))
-        recipients = sum(len(mail.recipients) for mail in talk.mails)
+        text = recipients = 0
+        for mail in talk.mails:
+            text += len(mail.mail_from or "") + sum(map(len, mail.recipients))
+            recipients += len(mail.recipients)
         self.rows += 1 + len(talk.mails) + text // TEXT_OF_A_ROW_BYTES + recipients // COMMANDS_OF_A_ROW
         return True
 

@@ -33,6 +33,7 @@ class Verdict:
         self.talks = run.talks
         self.by_key = {t.key: t for t in self.talks}
         self.ledgers = Ledgers(run)
+        self._delivered: dict[str | None, list[int]] = {}
         give_back()
 
     def case(self) -> c.Case:
@@ -83,7 +84,10 @@ class Verdict:
 
     def _delivered_silently(self, sender: str | None) -> list[int]:
         """The largest packets that were delivered on each silent path of this sender."""
-        return [self.ledgers.regular.largest_delivered[i] for i in self.ledgers.silent_from(sender)]
+        if sender not in self._delivered:
+            largest = self.ledgers.regular.largest_delivered
+            self._delivered[sender] = [largest[i] for i in self.ledgers.silent_from(sender)]
+        return self._delivered[sender]
 
     def _host_subjects(self, weighed: list[paths.Weighed]) -> list[Subject]:
         """One subject per host that sends data on a path where something was lost."""
