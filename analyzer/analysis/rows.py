@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from functools import lru_cache
 from itertools import compress, count, repeat
 from operator import attrgetter
@@ -33,45 +34,44 @@ _VANTAGE_OF_SERVER: dict[Any, c.Vantage] = {
 
 def connection_rows(talks: Sequence[mails.Talk]) -> list[c.Connection]:
     """Of each its row, numbered from 1."""
-
-    def of(name: str) -> Iterator[Any]:
-        return map(attrgetter(name), talks)
-
     said = {id(t.dialogue): t.dialogue for t in talks}  # many talks share one
     told = {
         i: (d.tls, d.greeting and d.greeting.text, d.is_smtp, d.client_name, d.phase, d.keywords)
         for i, d in said.items()
     }
     tls, banner, is_smtp, client_name, phase, keywords = _transposed((told[id(t.dialogue)] for t in talks), 6)
-    rows = map(
+    return _rows(
         c.Connection,
-        *(count(1), _tuples(c.Endpoint, of("client")), _tuples(c.Endpoint, of("server")), of("start_ns"), of("end_ns")),
-        *(of("frame_count"), of("handshake_seen"), of("closed_by"), tls, banner),
-        *(map(_VANTAGE.get, of("at"), repeat("unknown")), _tuples(c.Frame, of("first_frame"))),
-        *(is_smtp, client_name, phase, keywords, of("client_mss"), of("server_mss"), of("rtt_s")),
-        *(of("client_bytes"), of("server_bytes"), of("expected_log")),
+        talks,
+        id=count(1),
+        client=_tuples(c.Endpoint, (t.client for t in talks)),
+        server=_tuples(c.Endpoint, (t.server for t in talks)),
+        tls=tls,
+        banner=banner,
+        vantage=(_VANTAGE.get(t.at, "unknown") for t in talks),
+        first_frame=_tuples(c.Frame, (t.first_frame for t in talks)),
+        is_smtp=is_smtp,
+        client_name=client_name,
+        phase=phase,
+        ehlo_keywords=keywords,
     )
-    return list(rows)
 
 
 def message_rows(records: Sequence[mails.MailRecord], connections: Iterable[int]) -> list[c.Message]:
     """Of each its row, numbered from 1; `connections`: the numbers of theirs."""
-
-    def of(name: str) -> Iterator[Any]:
-        return map(attrgetter(name), records)
-
     ends = (
         m.cuts
         and c.Terminator(m.cuts.pieces, m.cuts.cut_at, bool(m.cuts.inferred), tuple(_tuples(c.Frame, m.end_frames)))
         for m in records
     )
-    rows = map(
-        c.Message,
-        *(count(1), connections, of("index"), of("mail_from"), of("recipients"), of("size"), of("via"), ends),
-        *(of("reply_code"), of("outcome"), of("size_estimated"), of("start_ns"), of("end_ns"), of("reply_delay_s")),
-        of("largest_packet_bytes"),
-    )
-    return list(rows)
+    return _rows(c.Message, records, id=count(1), connection=connections, terminator=ends)
+
+
+def _rows(kind: type[T], told: Sequence[Any], **columns: Iterable[Any]) -> list[T]:
+    """Rows of this kind; the fields for which there is no column stand in `told` under the same name."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    assert columns.keys() <= set(names), columns.keys()
+    return [*map(kind, *(columns[name] if name in columns else map(attrgetter(name), told) for name in names))]
 
 
 def _tuples(kind: type[T], tuples: Iterable[tuple[Any, ...]]) -> Iterator[T]:
@@ -136,12 +136,23 @@ def silent_rows(ledgers: Ledgers, conn_id: dict[int, int]) -> list[c.Path]:
     senders, receivers, largest, at, connections, sizes = (compress(column, silent) for column in columns)
     at_least, verdict = _transposed(((size or None, "no-fault" if size else "unknown") for size in largest), 2)
     give_back()
-    rows = map(
+    return _rows(
         c.Path,
-        *(ledgers.silent.values(), senders, receivers, verdict, at_least, repeat(None), repeat(None), repeat(())),
-        *(connections, repeat(0), sizes, repeat(()), map(_VANTAGE.get, at, repeat("unknown"))),
+        (),
+        id=ledgers.silent.values(),
+        sender=senders,
+        receiver=receivers,
+        verdict=verdict,
+        mtu_at_least=at_least,
+        mtu_below=repeat(None),
+        icmp_mtu=repeat(None),
+        links=repeat(()),
+        connections=connections,
+        messages_stuck=repeat(0),
+        sizes=sizes,
+        icmp_frames=repeat(()),
+        vantage=(_VANTAGE.get(where, "unknown") for where in at),
     )
-    return list(rows)
 
 
 def finding_row(
