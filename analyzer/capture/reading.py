@@ -104,7 +104,7 @@ def place_near(paths: Sequence[str], offset: int) -> int | None:
 
 
 def _place_near(source: Source, offset: int) -> int | None:
-    edge = round(offset / (TOGETHER * WINDOW_BYTES)) * TOGETHER * WINDOW_BYTES
+    edge = round(offset / WINDOW_BYTES) * WINDOW_BYTES
     if not 0 < edge < (source.size or 0):
         return None
     try:
@@ -334,9 +334,9 @@ def decode(
     *,
     at_once: bool = False,
 ) -> Generator[Batch, None, bool]:
-    """A batch per window, or (but `at_once`) per some windows, for a pcap or pcapng; False when the span ended in it."""
+    """A batch per window, or (but `at_once`) per some sparse ones, for a pcap or pcapng; False when the span ended in it."""
     engine = _Engine(wanted, info, options.engine, begins_behind=span.apart and span.start[1] > 0)
-    together = _Together(1, 1) if at_once else _Together(TOGETHER + span.apart, SPARSE_WINDOWS)
+    together = _Together(1 if at_once else SPARSE_WINDOWS)
     window: list[framing.Records] = []
     unknown: dict[int, int] = {}
     too_deep = 0
@@ -373,42 +373,37 @@ def decode(
     return True
 
 
-# So many windows are handed on together: a fifth of the time less than one by one. A third one gains a twentieth more, and
-# takes the memory of a window and of its columns: who reads a part, and has only the connections of that, has room for it.
-TOGETHER = 2
 # A window is sparse when no more of its frames are wanted; so many of these are handed on together.
 SPARSE = 1 / 8
 SPARSE_WINDOWS = 8
 
 
 class _Together:
-    """Lets windows wait for each other: the sparse ones as copies of what is wanted of them, the others as they are.
+    """Lets sparse windows wait for each other, as copies of what is wanted of them.
 
     Sorting packets into connections, and judging these, takes a time for each batch that hardly depends on its rows: where
     mail is rare, a third of all. What is found does not depend on where batches end (see `tcp.connections`).
     """
 
-    def __init__(self, most: int, most_sparse: int) -> None:
-        self.most, self.most_sparse = most, most_sparse
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.waiting: list[Batch] = []
-        self.dense = 0  # of those that wait
         self.held_bytes = 0
 
     def add(self, batch: Batch) -> Iterator[Batch]:
-        if len(batch.packets) > SPARSE * batch.counts["frames"]:
-            self.dense += 1
-            self.waiting.append(batch)
-        else:
-            packets = batch.packets.detach()
-            self.waiting.append(replace(batch, packets=packets))
-            self.held_bytes += sum(map(len, packets.buffers))
-        if self.dense >= self.most or len(self.waiting) >= self.most_sparse or self.held_bytes > WINDOW_BYTES:
+        is_sparse = len(batch.packets) <= SPARSE * batch.counts["frames"]
+        if is_sparse:
+            batch = replace(batch, packets=batch.packets.detach())
+            self.held_bytes += sum(map(len, batch.packets.buffers))
+        self.waiting.append(batch)
+        if not is_sparse or len(self.waiting) >= self.most or self.held_bytes > WINDOW_BYTES:
+            del batch
             yield from self.rest()
 
     def rest(self) -> Iterator[Batch]:
         if not self.waiting:
             return
-        batches, self.waiting, self.dense, self.held_bytes = self.waiting, [], 0, 0
+        batches, self.waiting, self.held_bytes = self.waiting, [], 0
         counts: Counter[str] = Counter()
         tcp_ports = np.zeros(65536, np.int64)
         for batch in batches:
