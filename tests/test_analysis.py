@@ -145,6 +145,31 @@ def test_a_part_whose_process_dies_is_read_again(monkeypatch: pytest.MonkeyPatch
     assert report.render(analysis.analyze(capture, analysis.Options(jobs=2))) == one
 
 
+@pytest.mark.parametrize("room", [0, 1])
+def test_where_there_is_no_room_for_processes_one_reads_all(
+    room: int, monkeypatch: pytest.MonkeyPatch, small_windows: None
+) -> None:
+    """A limit on processes (ulimit -u) is no error; those that were begun are ended, and no descriptor stays open."""
+    import os
+
+    capture = [str(ROOT / "sample_pcaps" / "incident.pcapng")]
+    one, fork, begun = report.render(analysis.analyze(capture)), os.fork, []
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    def limited() -> int:
+        if len(begun) == room:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        begun.append(fork())
+        return begun[-1]
+
+    monkeypatch.setattr(os, "fork", limited)
+    assert report.render(analysis.analyze(capture, analysis.Options(jobs=3))) == one
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    for process in begun:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
 def test_two_points_of_one_traffic_are_kept_apart() -> None:
     """The sender's and the receiver's capture of the same run: no resends, no duplicates, and compare is named."""
     names = ["split-at-2.receiver.pcap", "split-at-2.sender.pcap"]

@@ -49,10 +49,10 @@ def gather(
     for its rest), where connections do not join beyond doubt, or where a process died, the captures are read in one.
     """
     cut = _spans(captures, options)
-    if len(cut) == 1:
+    workers = _started(captures, options, cut)
+    if not workers:
         meanwhile()
         return _read(captures, options, progress)
-    workers = [_start(captures, options, part, span) for part, span in list(enumerate(cut))[1:]]
     try:
         meanwhile()
         run = _read(captures, options, progress, 0, cut[0])
@@ -74,10 +74,7 @@ def gather(
         except KeyboardInterrupt:
             run.interrupted = True
     finally:
-        for worker in workers:
-            worker.found.close()
-            os.kill(worker.process, signal.SIGTERM)  # it has not been waited for: the number is still its own
-            os.waitpid(worker.process, 0)
+        _stop(workers)
     if not fits and not run.interrupted:  # after Ctrl-C what there is has to do
         return _read(captures, options, progress)
     run.finish()
@@ -134,11 +131,35 @@ class _Worker(NamedTuple):
     border: Border  # where it ends, if that is not the end of the span
 
 
+def _started(captures: Sequence[str], options: Options, cut: Sequence[Span]) -> list[_Worker]:
+    """A process for each span but the first; none where the system has no room for all of them."""
+    workers: list[_Worker] = []
+    try:
+        for part, span in enumerate(cut[1:], 1):
+            workers.append(_start(captures, options, part, span))
+    except OSError:  # a limit on processes, or on open files
+        _stop(workers)
+        return []
+    return workers
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.found.close()
+        os.kill(worker.process, signal.SIGTERM)  # it has not been waited for: the number is still its own
+        os.waitpid(worker.process, 0)
+
+
 def _start(captures: Sequence[str], options: Options, part: int, span: Span) -> _Worker:
     """A fork, and nothing else: to load `multiprocessing` takes as long as to read 20 MB."""
-    readable, writable = os.pipe()
     border = Border.shared(span.start[1])
-    process = os.fork()
+    readable, writable = os.pipe()
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(readable)
+        os.close(writable)
+        raise
     if process:
         os.close(writable)
         return _Worker(process, open(readable, "rb"), span, border)
