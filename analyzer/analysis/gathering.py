@@ -323,12 +323,10 @@ class Gathered:
 
     def finish(self) -> None:
         """Judge what is still open; nothing can be taken after it."""
-        give_back()
         for tracker in self.points.trackers:
             self.take(tracker.finish())
             if tracker.let_go:
                 self.counts["let_go"] += tracker.let_go
-        give_back()
 
     def take(self, group: Group) -> None:
         """Judge the connections that are over."""
