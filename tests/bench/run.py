@@ -283,7 +283,9 @@ class Bench:
         self.target(workload, f"at most {limits[0]} x cat", ratio("cat"), limits[0], bound=bound)
         self.target(workload, f"at most {limits[1]} x tcptrace", ratio("tcptrace"), limits[1], bound=bound)
         slower = ratio("tshark")
-        self.target(workload, "at least 60 x faster than tshark", slower and 1 / slower, 60, least=True, bound=bound)
+        for least in ({"A": 15, "B": 30}[workload], 60):  # what was asked for first, and then
+            what = f"at least {least} x faster than tshark"
+            self.target(workload, what, slower and 1 / slower, least, least=True, bound=bound)
         self.target(
             workload,
             f"at most {limits[2]} MB with --jobs 1",
