@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import struct
 import time
@@ -364,12 +365,33 @@ def test_ctrl_c_keeps_what_the_processes_know(small_windows: None, monkeypatch: 
     assert len(case.connections) < len(analysis.analyze([str(ROOT / "sample_pcaps" / "incident.pcapng")]).connections)
 
 
-def test_both_directions_of_a_connection_may_be_stuck() -> None:
-    """Each is weighed on its own, after the packets' bytes were let go."""
+@pytest.fixture
+def stuck_both_ways() -> gathering.Gathered:
+    """A connection on which neither side gets its line through."""
     wire = Wire().handshake().s(10, 0, b"220 mx ESMTP\r\n").c(20, 0, b"EHLO c\r\n", ack=14)
     for at_ms in (30, 300, 900, 2500):
         wire.s(at_ms, 14, b"250 OK\r\n", ack=8).c(at_ms + 10, 8, b"MAIL FROM:<a@example.com>\r\n", ack=14)
     gathered = gathering.Gathered(analysis.Options())
     gathered.take(wire.delivery().group)
+    return gathered
+
+
+def test_frames_of_a_part_are_renumbered_once(stuck_both_ways: gathering.Gathered) -> None:
+    """Both directions of a connection may be evidence, each on its path: they are the same packets."""
+    part = pickle.loads(pickle.dumps(stuck_both_ways.part()))
+
+    def frames() -> list[list[int]]:
+        views = [view for ledger in part.ledgers.values() for view in ledger.views]
+        assert len(views) == 2
+        return [d.table.frame.tolist() for view in views for d in view.trace.directions]
+
+    before = frames()
+    part.renumber_frames(1000)
+    assert frames() == [[frame + 1000 for frame in those] for those in before]
+
+
+def test_both_directions_of_a_connection_may_be_stuck(stuck_both_ways: gathering.Gathered) -> None:
+    """Each is weighed on its own, after the packets' bytes were let go."""
+    gathered = stuck_both_ways
     weighed = [paths.weigh(ledger, ()).subject.facts for ledger in gathered.ledgers.values()]
     assert [facts["stuck_sends"] for facts in weighed] == [4, 4]

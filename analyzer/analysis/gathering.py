@@ -133,8 +133,10 @@ class Part(NamedTuple):
         self.used_icmp.clear()
         self.used_icmp.update(used)
         tables = [table for handed_over in self.handed_over for table in (handed_over.heads, handed_over.open)]
+        views = [view for ledger in self.ledgers.values() for view in ledger.views]
+        # one trace may be evidence on two paths: each table once
+        tables += {id(d.table): d.table for view in views for d in view.trace.directions}.values()
         for ledger in self.ledgers.values():
-            tables += {id(d.table): d.table for v in ledger.views for d in v.trace.directions}.values()
             ledger.unanswered = [
                 u._replace(frames=tuple((capture, frame + frames) for capture, frame in u.frames))
                 for u in ledger.unanswered

@@ -173,7 +173,7 @@ other_receivers_large_ok     | int   |       | other hosts to which the same sen
 other_receivers_broken       | int   |       | other hosts to which the same sender's large packets die alike
 other_family_ok              | bool  |       | the same peer by the other IP version gets large packets
 mss_announced                | int   | bytes | MSS that the receiver of the data announced
-mss_own                      | int   | bytes | MSS that the sender of the data announced
+mss_own                      | int   | bytes | MSS that the sender of the data announced; the largest, if several
 df_off_packets               | int   |       | data packets without "don't fragment" (IPv4)
 df_cleared                   | bool  |       | the sender began with "don't fragment" and switched it off in mid-flow
 """

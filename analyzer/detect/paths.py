@@ -126,7 +126,7 @@ class PathLedger:
     reverse_seen: bool = False  # packets of the receiver are in the capture
     rtt_s: float | None = None
     mss_seen: set[int] = field(default_factory=set)  # announced by the receiver of the data
-    mss_own: int | None = None
+    mss_own: int | None = None  # the largest that the sender announced
     df_off: int = 0
     df_on: int = 0
     at: dict[At, int] = field(default_factory=_counts)
@@ -177,7 +177,7 @@ class PathLedger:
             self.rtt_s = min(rtt, self.rtt_s) if self.rtt_s is not None else rtt
         if d.peer.mss:
             self.mss_seen.add(d.peer.mss)
-        self.mss_own = self.mss_own or d.mss
+        self.mss_own = max(self.mss_own or 0, d.mss or 0) or None
         # A sender that finds a way around a black hole needs three resends first, longer than a second: a hole that was
         # filled sooner is loss or reordering, which the counts above tell.
         hole = s.hole is not None and (s.hole.filled_ns is None or s.hole.s >= BRIEF_HOLE_S)
@@ -217,7 +217,7 @@ class PathLedger:
         if other.rtt_s is not None:
             self.rtt_s = min(other.rtt_s, self.rtt_s) if self.rtt_s is not None else other.rtt_s
         self.mss_seen |= other.mss_seen
-        self.mss_own = self.mss_own or other.mss_own
+        self.mss_own = max(self.mss_own or 0, other.mss_own or 0) or None
         self.df_off += other.df_off
         self.df_on += other.df_on
         self.mails += other.mails

@@ -243,11 +243,8 @@ class RegularPaths:
 
     @cached_property
     def mss_own(self) -> list[int | None]:
-        """The first one that was announced."""
-        own = np.zeros(self._count, np.int64)
-        rows = np.flatnonzero(self.seen.mss_own)[::-1]
-        own[self.path[rows]] = self.seen.mss_own[rows]  # the first one wins: later assignments overwrite
-        return [mss or None for mss in own.tolist()]
+        """The largest one that was announced."""
+        return [mss or None for mss in self._reduced(np.maximum, self.seen.mss_own).tolist()]
 
     @cached_property
     def mss_announced(self) -> list[int | None]:
