@@ -365,6 +365,26 @@ def test_ctrl_c_keeps_what_the_processes_know(small_windows: None, monkeypatch: 
     assert len(case.connections) < len(analysis.analyze([str(ROOT / "sample_pcaps" / "incident.pcapng")]).connections)
 
 
+@pytest.mark.parametrize("window_bytes", [700, 2000, 9000])
+def test_how_long_nothing_came_does_not_depend_on_how_much_is_read_at_once(
+    window_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that hangs is judged when it was silent for long, in some window or at the end of a capture."""
+    capture = (ROOT / "sample_pcaps" / "blackhole-1400.receiver.pcap").read_bytes()
+    at, end_s = 24, 0
+    while at < len(capture):
+        end_s, _, captured = struct.unpack_from("<3I", capture, at)
+        at += 16 + captured
+    other = build.ethernet(build.ip4(build.udp(b"x", 53), protocol=17))
+    hours = (struct.pack("<4I", end_s + 60 * n, 0, len(other), len(other)) + other for n in range(1, 181))
+    path = tmp_path / "c.pcap"
+    path.write_bytes(capture + b"".join(hours))
+    at_once = analysis.analyze([str(path)])
+    assert 1200 <= next(f for f in at_once.findings if f.role == "cause").facts["hole_s"] < 1300
+    monkeypatch.setattr(reading, "WINDOW_BYTES", window_bytes)
+    assert report.render(analysis.analyze([str(path)])) == report.render(at_once)
+
+
 @pytest.fixture
 def stuck_both_ways() -> gathering.Gathered:
     """A connection on which neither side gets its line through."""

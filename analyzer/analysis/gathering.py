@@ -23,7 +23,7 @@ from ..detect.regular import RegularGroup
 from ..detect.regular_paths import Sightings
 from ..smtp.dialogue import Mail
 from ..smtp.terminator import LENGTH
-from ..tcp.connections import Group, HandedOver, Tracker
+from ..tcp.connections import IDLE_NS, Group, HandedOver, Tracker
 from ..tcp.delivery import Delivery, Trace, measure
 from ..tcp.path_mtu import UNHEARD_SENDS, Sighting, examine, examine_more
 from ..tcp.regular import AT
@@ -346,7 +346,7 @@ class Gathered:
         key, regular = self._next_key, None
         self._next_key += len(group)
         if self.options.shortcuts:
-            regular = RegularGroup(delivery, self._quoted(delivery), self.clock_ns, key, self._next_mail)
+            regular = RegularGroup(delivery, self._quoted(delivery), key, self._next_mail)
             self._next_mail += regular.mails
         is_regular = regular.regular if regular is not None else [False] * len(group)
         taken: dict[int, mails.Talk] = {}  # of the regular ones, by the number of the connection in the group
@@ -360,7 +360,7 @@ class Gathered:
             else:
                 self._take_regular(regular, k, key + k, taken)
         if taken and regular is not None:
-            self.sightings.append(Sightings.of(regular.survey, taken, self.clock_ns))
+            self.sightings.append(Sightings.of(regular.survey, taken))
 
     def _take_regular(self, regular: RegularGroup, k: int, key: int, taken: dict[int, mails.Talk]) -> None:
         talk, more = regular.talks[k], regular.more[k]
@@ -371,7 +371,7 @@ class Gathered:
             return
         trace, kept = regular.delivery.trace(k), False
         if talk is None:
-            talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail)
+            talk = mails.read_talk(key, trace, self._next_mail)
             self._next_mail += len(talk.mails)
         if self._takes(talk):
             taken[k] = talk
@@ -399,7 +399,7 @@ class Gathered:
             zip(trace.directions, ("client", "server"), (ends, ends[::-1]), strict=True)
         ):
             if regular.survey.more[2 * k + i]:
-                sighting = examine_more(d, AT[regular.survey.at[2 * k + i]], talk.rtt_s, self.clock_ns)
+                sighting = examine_more(d, AT[regular.survey.at[2 * k + i]], talk.rtt_s, self._watched_until(trace))
                 if sighting.stuck or sighting.ack_past_hole:
                     kept.append(
                         (path, paths.View(talk.key, trace, sighting, who, (), False, False, False, talk.stream))
@@ -458,14 +458,18 @@ class Gathered:
         ledger = self.ledgers.get(ends)
         if ledger is None:
             ledger = self.ledgers[ends] = paths.PathLedger(*ends)
-        ledger.capture_end_ns = max(ledger.capture_end_ns, self.clock_ns)
         return ledger
+
+    def _watched_until(self, trace: Trace) -> int:
+        """Up to when it is known that nothing more came of a connection: the capture's clock, but no later than when it
+        counts as over, so that it does not matter how much was read at once (nanoseconds since 1970)."""
+        return min(self.clock_ns, trace.end_ns + IDLE_NS)
 
     def _take_connection(self, trace: Trace, key: int) -> bool:
         """Read and weigh one connection the long way; True when its trace is kept as evidence."""
         trace.icmp = self._icmp_of(trace)
         said = self.options.said_in_tls.get(ends_of(trace.client, trace.server), ())
-        talk = mails.read_talk(key, trace, self.clock_ns, self._next_mail, said)
+        talk = mails.read_talk(key, trace, self._next_mail, said)
         if not self._takes(talk):
             return False
         self._next_mail += len(talk.mails)
@@ -501,7 +505,7 @@ class Gathered:
     def _weigh(self, key: int, trace: Trace, talk: mails.Talk) -> bool:
         """Both directions into their ledgers; True when one of them keeps the packets as evidence."""
         kept = False
-        for sighting, sender_is in zip(examine(trace, self.clock_ns), ("client", "server"), strict=True):
+        for sighting, sender_is in zip(examine(trace, self._watched_until(trace)), ("client", "server"), strict=True):
             ends = (trace.client.ip, trace.server.ip)
             ledger = self._ledger(ends if sender_is == "client" else ends[::-1])
             lost = self._lost_at(sighting)

@@ -109,7 +109,6 @@ class Talk:
     zero_window_frames: tuple[Ref, ...]
     longest_reply_delay_s: float | None
     gap_bytes: int
-    capture_end_ns: int
     expected_log: dict[str, str] = field(default_factory=dict)  # side -> what its MTA will have logged (predicted)
 
     @property
@@ -156,7 +155,7 @@ def display_filter(client: tuple[str, int], server: tuple[str, int]) -> str:
     return f"{family}.addr == {client[0]} && {family}.addr == {server[0]} && tcp.port == {client[1]} && tcp.port == {server[1]}"
 
 
-def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int, said_in_tls: Sequence[Chunk] = ()) -> Talk:
+def read_talk(key: int, trace: Trace, next_mail: int, said_in_tls: Sequence[Chunk] = ()) -> Talk:
     """Everything that one connection's dialogue says, joined with its packets. Mails get keys from `next_mail` on."""
     c2s, s2c = trace.c2s, trace.s2c
     client, server = Stream(c2s), Stream(s2c)
@@ -196,7 +195,6 @@ def read_talk(key: int, trace: Trace, capture_end_ns: int, next_mail: int, said_
         zero_window_frames=zero.frames,
         longest_reply_delay_s=_longest_reply_delay(dialogue, client, server),
         gap_bytes=_gap_bytes(client) + _gap_bytes(server),
-        capture_end_ns=capture_end_ns,
     )
     talk.expected_log = _expected_log(trace, dialogue)
     for i, mail in enumerate(dialogue.mails):
@@ -335,7 +333,7 @@ def _join_mail(
     body_acked = (
         (acked is not None and mail.body_end is not None and acked >= mail.body_end) if len(trace.s2c) else None
     )
-    last = max(trace.end_ns, min(talk.capture_end_ns, trace.end_ns))
+    last = trace.end_ns
     gone = talk.client_gone_ns
     in_time = reply_ns is not None and (gone is None or reply_ns <= gone)
     if reply_ns is not None and not in_time and gone is not None:

@@ -136,7 +136,6 @@ class PathLedger:
     )  # "too big" about this path, but about no connection of it
     other_errors: list[IcmpError] = field(default_factory=list)  # unreachables of another kind
     unanswered: list[Unanswered] = field(default_factory=list)
-    capture_end_ns: int = 0
 
     @property
     def is_plain(self) -> bool:
@@ -222,7 +221,6 @@ class PathLedger:
         self.df_on += other.df_on
         self.mails += other.mails
         self.unanswered += other.unanswered
-        self.capture_end_ns = max(self.capture_end_ns, other.capture_end_ns)
 
 
 def _add_sizes(sizes: dict[int, list[int]], more: Mapping[int, Sequence[int]]) -> None:
@@ -486,7 +484,7 @@ class _Weighing:
         f["reverse_seen"] = bool(len(d.peer))
         f["nothing_heard"] = not len(d.peer) and not d.based and not self._passed_meanwhile(main)
         f["headers_only"] = bool((d.table.payload_captured[main.rows] == 0).all())
-        f["capture_ends_early"] = main.acked_ns is None and p.capture_end_ns < main.next_due_ns
+        f["capture_ends_early"] = main.acked_ns is None and s.capture_end_ns < main.next_due_ns
         f["window_shut"] = s.window_shut
         f["window_scaling_broken"] = s.window_scaling_broken
         f["bad_checksums_in"] = len(s.bad_checksums)

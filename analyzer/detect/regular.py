@@ -41,10 +41,9 @@ def _where(known: Bools, values: npt.NDArray[Any]) -> list[Any]:
 class RegularGroup:
     """The regular connections of one group. Keys of connections and mails count from `first_key` and `first_mail` on."""
 
-    def __init__(self, delivery: Delivery, odd: Bools, capture_end_ns: int, first_key: int, first_mail: int) -> None:
+    def __init__(self, delivery: Delivery, odd: Bools, first_key: int, first_mail: int) -> None:
         self.survey: Survey = survey(delivery, odd)
         self.delivery = delivery
-        self.capture_end_ns = capture_end_ns
         more = self.survey.more
         self.more: list[bool] = (more[0::2] | more[1::2]).tolist()  # connections of which columns do not say all
         self.talks: list[Talk | None] = [None] * len(delivery.group)  # None: to be read the long way
@@ -330,7 +329,6 @@ class RegularGroup:
             repeat(()),
             _where(known[of], longest[of] / 1e9),
             repeat(0),  # gap_bytes
-            repeat(self.capture_end_ns),
         )
         in_tls: list[tuple[int, Talk]] = []
         for c, talk in zip(of.tolist(), talks, strict=False):

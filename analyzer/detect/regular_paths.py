@@ -41,7 +41,6 @@ class Sightings(NamedTuple):
     df_off: Column
     mss_own: Column  # announced by the sender of these data; 0 when it announced none
     mss_peer: Column
-    clock_ns: Column  # of the capture, when the connection was judged
 
     size_row: Column  # of the columns above
     size_fate: Column
@@ -51,7 +50,7 @@ class Sightings(NamedTuple):
     size_last_ns: Column
 
     @classmethod
-    def of(cls, survey: Survey, talks: Mapping[int, Talk], clock_ns: int) -> Sightings:
+    def of(cls, survey: Survey, talks: Mapping[int, Talk]) -> Sightings:
         """Of some regular connections of a group: their talks by their numbers in it, in rising order."""
         directions = (2 * np.array(list(talks), np.int64)[:, None] + np.arange(2)).ravel()
         row_of = np.full(len(survey.sent_segments), -1, np.int32)
@@ -73,7 +72,6 @@ class Sightings(NamedTuple):
             df_off=survey.df_off[directions].astype(np.int32),
             mss_own=survey.mss[directions].astype(np.int32),
             mss_peer=survey.mss[directions ^ 1].astype(np.int32),
-            clock_ns=np.full(len(directions), clock_ns),
             size_row=row_of[sizes.direction[kept]],
             size_fate=sizes.fate[kept].astype(np.int8),
             size_ip_bytes=sizes.ip_bytes[kept].astype(np.int32),
@@ -227,8 +225,10 @@ class RegularPaths:
     def _sums(self) -> dict[str, Column]:
         """Per path: what its connections make together."""
         sums = dict.fromkeys(("sent_segments", "lost_segments", "df_on", "df_off", "mails"), np.add)
-        largest = dict.fromkeys(("delayed_ns", "clock_ns"), np.maximum)
-        return {name: self._reduced(how, getattr(self.seen, name)) for name, how in (sums | largest).items()}
+        return {
+            name: self._reduced(how, getattr(self.seen, name))
+            for name, how in (sums | {"delayed_ns": np.maximum}).items()
+        }
 
     @cached_property
     def at(self) -> list[str]:
@@ -297,5 +297,4 @@ class RegularPaths:
         ledger.delayed_s = sums["delayed_ns"] / 1e9
         ledger.df_off, ledger.df_on, ledger.mails = sums["df_off"], sums["df_on"], sums["mails"]
         ledger.mss_own = self.mss_own[path]
-        ledger.capture_end_ns = sums["clock_ns"]
         return ledger
