@@ -375,7 +375,7 @@ def decode(
 
 # A window is sparse when no more of its frames are wanted; so many of these are handed on together.
 SPARSE = 1 / 8
-SPARSE_WINDOWS = 8
+SPARSE_WINDOWS = 4
 
 
 class _Together:
