@@ -81,8 +81,9 @@ def test_sparse_windows_wait_for_each_other(scratch: Path, monkeypatch: pytest.M
     filler = [segment(b"z" * 1000, sport=50000, dport=443)] * 40
     scratch.write_bytes(build.pcap((filler + conversation(25)) * 20))
     monkeypatch.setattr(reading, "WINDOW_BYTES", 48_000)
+    windows = scratch.stat().st_size / 48_000
     batches = list(reading.read([str(scratch)], reading.ReadOptions(), []))
-    assert len(batches) < 5 and len(batches[0].packets) > 30
+    assert 1 < len(batches) < windows / 2
     together = read_all(scratch)
     monkeypatch.setattr(reading, "SPARSE_WINDOWS", 0)
     assert_equal(together, read_all(scratch))
