@@ -15,6 +15,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from .facts import Subject, Value, derive
@@ -310,26 +311,25 @@ def _merge_hosts(
         for (_, host), members in together.items():
             hits = [hit for group in members for hit in group.hits]
             whole = False
-            if host is not None and _is_common(hits):
-                silent = [subject for subject in silent_at(host) if getattr(subject, end) == host]
-                whole = _is_host_wide(hits, paths.get(host, []) + silent)
+            if host is not None:
+                silent = (subject for subject in silent_at(host) if getattr(subject, end) == host)
+                whole = _is_host_wide(hits, chain(paths.get(host, ()), silent))
             rest += [_Group(hits, host=host)] if whole else members
         merged = rest
     return merged
 
 
-def _is_common(hits: Sequence[_Hit]) -> bool:
-    """Whether enough of a host's paths are broken, and one bottleneck explains them all."""
-    if len({_pair(hit.subject) for hit in hits}) < (hits[0].rule.one_host_from or 0):
+def _is_host_wide(hits: Sequence[_Hit], paths: Iterable[Subject]) -> bool:
+    """Whether enough of a host's paths are broken alike and none of its others carries what they lose.
+
+    `paths`: all of them, looked at only where enough are broken; a host may have ten thousand.
+    """
+    broken = {_pair(hit.subject) for hit in hits}
+    if len(broken) < (hits[0].rule.one_host_from or 0):
         return False
     at_least, below = _common_bracket(hits)
-    return at_least is None or below is None or at_least < below
-
-
-def _is_host_wide(hits: Sequence[_Hit], paths: Sequence[Subject]) -> bool:
-    """Whether none of a host's other paths carries what the broken ones lose."""
-    broken = {_pair(hit.subject) for hit in hits}
-    _, below = _common_bracket(hits)
+    if at_least is not None and below is not None and at_least >= below:
+        return False  # different bottlenecks
     facts = [path.facts for path in paths if _pair(path) not in broken]
     delivered = [known.get("largest_delivered_bytes") or known.get("mtu_at_least") for known in facts]
     return below is None or not any(isinstance(size, int) and size >= below for size in delivered)
